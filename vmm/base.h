@@ -3,7 +3,8 @@
 //
 // Threads: everything here is a pure function or owned by its caller.
 // Errors:  host, set-up and API code returns 0 or -errno and, where the caller passes one, fills a
-//          struct err with a sentence for a person. Guest faults never use it (see virtio/virtio.h).
+//          struct err with a sentence for a person. Guest faults never use it (see
+//          virtio/virtio.h).
 #ifndef VMM_BASE_H
 #define VMM_BASE_H
 
@@ -26,8 +27,8 @@
 #define MIB              (1024ULL * 1024)
 #define GIB              (1024ULL * 1024 * 1024)
 #define NSEC_PER_SEC     1000000000ULL
-#define ALIGN_UP(x, a)   (((x) + (a) - 1) & ~((a) - 1))
-#define ALIGN_DOWN(x, a) ((x) & ~((a) - 1))
+#define ALIGN_UP(x, a)   (((x) + (a)-1) & ~((a)-1))
+#define ALIGN_DOWN(x, a) ((x) & ~((a)-1))
 
 // A sentence for a person, beside the -errno a function returns. Owned by the caller; msg is always
 // terminated, and empty until a failure fills it.
@@ -49,7 +50,8 @@ __attribute__((format(printf, 3, 4))) static inline int err_set(struct err *e, i
     return -code;
 }
 
-// Scoped cleanup: `_cleanup_(close_fdp) int fd = open(...)`; hand ownership on with steal_fd/steal_ptr.
+// Scoped cleanup: `_cleanup_(close_fdp) int fd = open(...)`; hand ownership on with
+// steal_fd/steal_ptr.
 #define _cleanup_(f) __attribute__((cleanup(f)))
 
 static inline void close_fdp(int *fd)
@@ -82,7 +84,8 @@ static inline uint64_t now_ns(void) // CLOCK_MONOTONIC, nanoseconds
     return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
-// Unaligned little-endian access: hosts are x86-64, so these are plain copies that a compiler folds.
+// Unaligned little-endian access: hosts are x86-64, so these are plain copies that a compiler
+// folds.
 static inline uint16_t le16_get(const void *p)
 {
     uint16_t v;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// One microVM and its life: the leaf header that api-socket/ and snapshot/ stand on.
+//
+//   vm_new ── vm_put_* (configure) ──> vm_start ──> Running <── vm_pause / vm_resume ──> Paused
+//      └────── vm_load_* (snapshot) ───────────────────────────────^
+//
+// Every function here is for the control thread alone, unless it says otherwise. A function that
+// fails returns -errno, says in *e which field is wrong and why, and leaves the microVM as it was.
+// Wrong state (configuring a started VM, pausing one that was not started) is -EPERM with
+// Firecracker's sentence.
+//
+// Everything that does not depend on the request is built by vm_new: /dev/kvm, the VM, its vCPUs,
+// its threads, the ring. vm_put_machine rebuilds what its size changes, so that vm_start and a
+// snapshot load find all of it ready.
+//
+// Pause is one handshake: vCPUs leave KVM_RUN (immediate_exit and a signal), the device thread
+// drains what is in flight and parks. From then until resume the control thread owns every state
+// there is.
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include "vmm/config.h"
+
+struct vm;
+struct vm_metrics;
+
+enum vm_state { VM_NOT_STARTED, VM_RUNNING, VM_PAUSED };
+
+// How the process ends; the value is its exit status.
+enum vm_exit {
+    VM_EXIT_OK = 0,       // guest powered off, rebooted, or Ctrl-Alt-Del
+    VM_EXIT_FAILURE = 1,  // set-up failed
+    VM_EXIT_ARGS = 153,   // command line
+    VM_EXIT_CONFIG = 152, // configuration file
+    VM_EXIT_GUEST =
+        3, // KVM gave up on the guest: internal error, failed emulation, triple fault is OK
+    VM_EXIT_HOST = 4,   // the host failed the monitor: a vCPU or the device thread could not go on
+    VM_EXIT_MEMORY = 5, // a memory file shrank under a running guest, or its page server died
+};
+
+struct vm_opts {
+    char id[CFG_ID_MAX + 1];
+    const char *app_version;
+    bool boot_timer;
+    bool no_seccomp;               // debug builds alone
+    const char *const *allow_dirs; // --allow-dir
+    unsigned nallow;
+    uint64_t start_time_us, start_cpu_us, parent_cpu_us;
+};
+
+int vm_new(struct vm **out, const struct vm_opts *o, struct err *e);
+// Orderly end: vCPUs and device thread stopped, ring left and files unregistered before any
+// descriptor is given back, so that a successor finds its taps and locks free.
+void vm_free(struct vm *vm);
+
+const char *vm_id(const struct vm *vm);
+enum vm_state vm_state(const struct vm *vm);
+const struct vm_config *vm_config(const struct vm *vm);
+bool vm_guest_ready(const struct vm *vm); // the guest wrote the ready port
+
+// Readable when the microVM has ended (any thread may have ended it); then vm_exit_status tells
+// how.
+int vm_exit_fd(const struct vm *vm);
+enum vm_exit vm_exit_status(const struct vm *vm, const char **why);
+
+// ---- before the start
+// ----------------------------------------------------------------------------- Paths are opened
+// here, through `fds` when they read "fd:N" (fds NULL: fd:N is refused).
+
+int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e);
+int vm_put_boot(struct vm *vm, const struct boot_cfg *c, struct passed_fds *fds, struct err *e);
+int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fds, struct err *e);
+int vm_put_net(struct vm *vm, const struct net_cfg *c, struct passed_fds *fds, struct err *e);
+int vm_put_logger(struct vm *vm, const struct logger_cfg *c, struct passed_fds *fds, struct err *e);
+int vm_put_metrics(struct vm *vm, const struct metrics_cfg *c, struct passed_fds *fds,
+                   struct err *e);
+int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *fds, struct err *e);
+
+// ---- life cycle
+// -----------------------------------------------------------------------------------
+
+int vm_start(struct vm *vm, struct err *e);
+int vm_pause(struct vm *vm, struct err *e);  // idempotent
+int vm_resume(struct vm *vm, struct err *e); // idempotent
+int vm_ctrl_alt_del(struct vm *vm, struct err *e);
+int vm_flush_metrics(struct vm *vm, struct err *e);
+
+// ---- after the start
+// ------------------------------------------------------------------------------ path: NULL leaves
+// the image, rl NULL (or absent buckets) the limits.
+
+int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct limiter_cfg *rl,
+                   struct passed_fds *fds, struct err *e);
+int vm_patch_net(struct vm *vm, const char *id, const struct limiter_cfg *rx,
+                 const struct limiter_cfg *tx, struct err *e);
+
+// ---- counters the API keeps
+// -----------------------------------------------------------------------
+
+enum vm_api_kind { API_GET, API_PUT, API_PATCH };
+// Counts an answered request under `what` ("drive", "machine_cfg", ...: Firecracker's metric
+// names).
+void vm_count_api(struct vm *vm, enum vm_api_kind kind, const char *what, bool failed,
+                  uint64_t took_us);
+struct log *vm_log(struct vm *vm);
+
+#endif
