@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+// Build-time generator: turns the collected #syscalls declarations into BPF (C source) or a table.
+#include "jail/jail.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/if_tun.h>
+#include <linux/io_uring.h>
+#include <linux/kvm.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+// The exact flags of glibc's pthread_create: a new process, namespace or vfork has another word.
+#define THREAD                                                                          \
+    (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
+     CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+
+// linux-libc-dev 6.1 lacks it; the number is kernel ABI (include/uapi/linux/userfaultfd.h).
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+#ifdef MAYFLY_DEBUG
+#define DENY SCMP_ACT_TRAP
+#else
+#define DENY SCMP_ACT_KILL_PROCESS
+#endif
+
+enum kind { K_vcpu, K_device, K_control, K_helper, K_config, K_boot, K_COUNT };
+static const char *const kind_name[] = {"vcpu", "device", "control", "helper", "config", "boot"};
+enum op { OP_ANY, OP_EQUAL, OP_CLEAR };
+enum { ARG_MAIN = -1, ARG_0, ARG_1, ARG_2, ARG_3, ARG_4, ARG_5 };
+
+struct fd_class {
+    uint32_t base, mask; // argument 0 & mask == base; mask 0 allows any
+};
+#define FDC_ANY \
+    {           \
+        0, 0    \
+    }
+#define FDC_KVM          \
+    {                    \
+        JAIL_FD_KVM, ~0U \
+    }
+#define FDC_VM          \
+    {                   \
+        JAIL_FD_VM, ~0U \
+    }
+#define FDC_RING          \
+    {                     \
+        JAIL_FD_RING, ~0U \
+    }
+#define FDC_UFFD          \
+    {                     \
+        JAIL_FD_UFFD, ~0U \
+    }
+#define FDC_UFFD_DEV          \
+    {                         \
+        JAIL_FD_UFFD_DEV, ~0U \
+    }
+#define FDC_PAGEMAP          \
+    {                        \
+        JAIL_FD_PAGEMAP, ~0U \
+    }
+#define FDC_API          \
+    {                    \
+        JAIL_FD_API, ~0U \
+    }
+#define FDC_VCPU           \
+    {                      \
+        JAIL_FD_VCPU, ~31U \
+    }
+_Static_assert(JAIL_FD_VCPU % 32 == 0 && JAIL_FD_VCPU_LAST - JAIL_FD_VCPU == 31, "a mask tests it");
+
+struct rule {
+    const char *where, *name, *text, *fd_text;
+    enum kind kind;
+    int nr, arg;
+    enum op op;
+    uint64_t value;
+    struct fd_class fd;
+};
+
+#define R(loc, k, sys, a, o, expr, fdc) \
+    {.where = loc,                      \
+     .name = #sys,                      \
+     .text = #expr,                     \
+     .fd_text = #fdc,                   \
+     .kind = K_##k,                     \
+     .nr = SCMP_SYS(sys),               \
+     .arg = ARG_##a,                    \
+     .op = OP_##o,                      \
+     .value = (uint64_t)(expr),         \
+     .fd = FDC_##fdc},
+static const struct rule rules[] = {
+#include "decls.h"
+};
+
+// The argument that tells harmless from harmful, by system call; see jail.h.
+static const struct {
+    const char *name;
+    int arg;
+} main_arg[] = {
+    {"clone", 0},          {"socket", 0},    {"socketpair", 0}, {"seccomp", 0},
+    {"prctl", 0},          {"ioctl", 1},     {"fcntl", 1},      {"futex", 1},
+    {"fallocate", 1},      {"prlimit64", 1}, {"eventfd2", 1},   {"io_uring_register", 1},
+    {"mmap", 2},           {"mprotect", 2},  {"madvise", 2},    {"recvmsg", 2},
+    {"sendmsg", 2},        {"openat", 2},    {"lseek", 2},      {"io_uring_enter", 3},
+    {"rt_sigprocmask", 0}, {"preadv2", 5},   {"pwritev2", 5},
+};
+
+// What would undo the jail from inside it, whoever declares it.
+static const char *const never[] = {
+    "execve",
+    "execveat",
+    "fork",
+    "vfork",
+    "ptrace",
+    "mount",
+    "process_vm_readv",
+    "pidfd_getfd",
+    "umount2",
+    "process_vm_writev",
+    "pivot_root",
+    "chroot",
+    "setns",
+    "unshare",
+    "bpf",
+    "init_module",
+    "open_by_handle_at",
+    "finit_module",
+    "keyctl",
+    "kexec_load",
+    "clone3",
+};
+// What may build the process but not stay once the microVM is configured.
+static const char *const late[] = {"clone", "socket", "open", "openat", "seccomp", "prctl"};
+
+static bool in_list(const char *name, const char *const *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(list[i], name))
+            return true;
+    return false;
+}
+
+static int arg_of(const struct rule *r)
+{
+    if (r->arg != ARG_MAIN)
+        return r->arg;
+    for (size_t i = 0; i < ARRAY_SIZE(main_arg); i++)
+        if (!strcmp(main_arg[i].name, r->name))
+            return main_arg[i].arg;
+    return -1;
+}
+
+// Policy that a declaration cannot override. Returns what is wrong, or NULL.
+static const char *judge(const struct rule *r)
+{
+    if (r->nr < 0)
+        return "is no system call of this architecture";
+    if (r->op != OP_ANY && arg_of(r) < (r->fd.mask ? 1 : 0))
+        return "has no telling argument beside the descriptor: write NAME(N:X)";
+    if (r->kind == K_boot)
+        return NULL;
+    if (in_list(r->name, never, ARRAY_SIZE(never)))
+        return "may never be allowed";
+    if (r->kind != K_config && in_list(r->name, late, ARRAY_SIZE(late)))
+        return "may be declared for boot or config only";
+    if (!strcmp(r->name, "clone") && !(r->op == OP_EQUAL && r->value == THREAD))
+        return "must be clone(THREAD)";
+    bool prot = !strcmp(r->name, "mmap") || !strcmp(r->name, "mprotect");
+    if (prot && !(r->op == OP_CLEAR && arg_of(r) == 2 && (r->value & PROT_EXEC)))
+        return "must be declared with !PROT_EXEC";
+    return NULL;
+}
+
+static bool wanted(const struct rule *r, enum jail_filter f)
+{
+    static const enum kind of[] = {
+        [JAIL_FILTER_VCPU] = K_vcpu,
+        [JAIL_FILTER_DEVICE] = K_device,
+        [JAIL_FILTER_CONTROL] = K_control,
+        [JAIL_FILTER_HELPER] = K_helper,
+    };
+    return f == JAIL_FILTER_ALL ? r->kind != K_boot : r->kind == of[f];
+}
+
+static int add_rule(scmp_filter_ctx ctx, const struct rule *r)
+{
+    struct scmp_arg_cmp c[2];
+    unsigned n = 0;
+    unsigned a = (unsigned)arg_of(r);
+    // The kernel reads these arguments as 32 bits, whatever the upper half of the register holds;
+    // the flags of clone are an unsigned long.
+    uint64_t mask = !strcmp(r->name, "clone") ? UINT64_MAX : UINT32_MAX;
+    if (r->fd.mask)
+        c[n++] = SCMP_CMP64(0, SCMP_CMP_MASKED_EQ, r->fd.mask, r->fd.base);
+    if (r->op == OP_EQUAL)
+        c[n++] = SCMP_CMP64(a, SCMP_CMP_MASKED_EQ, mask, r->value & mask);
+    if (r->op == OP_CLEAR)
+        c[n++] = SCMP_CMP64(a, SCMP_CMP_MASKED_EQ, r->value, 0);
+    int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, r->nr, n, c);
+    return rc == -EEXIST ? 0 : rc;
+}
+
+static scmp_filter_ctx build(enum jail_filter f)
+{
+#ifdef MAYFLY_SANITIZE
+    // The sanitizers' runtime makes calls nobody declared; x32 and foreign calls stay refused.
+    bool enforce = false;
+#else
+    bool enforce = true;
+#endif
+    scmp_filter_ctx ctx = seccomp_init(enforce ? DENY : SCMP_ACT_ALLOW);
+    int rc = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) : -ENOMEM;
+    // ioctl(KVM_RUN) and io_uring_enter run BPF on each call (the kernel caches the verdict only of
+    // calls whose arguments no rule reads), so they are tested first.
+    static const int hot[] = {SCMP_SYS(ioctl), SCMP_SYS(io_uring_enter), SCMP_SYS(futex)};
+    for (size_t i = 0; enforce && !rc && i < ARRAY_SIZE(hot); i++)
+        rc = seccomp_syscall_priority(ctx, hot[i], (uint8_t)(255 - i));
+    for (size_t i = 0; enforce && !rc && i < ARRAY_SIZE(rules); i++)
+        if (wanted(&rules[i], f))
+            rc = add_rule(ctx, &rules[i]);
+    // pthread_create tries clone3 first and falls back; its arguments lie in memory, unreadable
+    // here.
+    if (enforce && !rc && f == JAIL_FILTER_ALL)
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    if (rc) {
+        fprintf(stderr, "gen: libseccomp: %s\n", strerror(-rc));
+        exit(1);
+    }
+    return ctx;
+}
+
+static size_t export(scmp_filter_ctx ctx, uint64_t *insn, size_t max)
+{
+    FILE *t = tmpfile();
+    if (!t || seccomp_export_bpf(ctx, fileno(t)) || fseek(t, 0, SEEK_SET)) {
+        fprintf(stderr, "gen: cannot export the filter\n");
+        exit(1);
+    }
+    size_t n = fread(insn, sizeof(*insn), max, t);
+    fclose(t);
+    return n;
+}
+
+static void emit(void)
+{
+    static uint64_t insn[4096]; // BPF_MAXINSNS
+    printf("// Generated from the #syscalls declarations by jail/gen; do not edit.\n"
+           "#include \"jail/filter.h\"\n\n");
+    for (int f = 0; f < JAIL_FILTER_COUNT; f++) {
+        scmp_filter_ctx ctx = build((enum jail_filter)f);
+        size_t n = export(ctx, insn, ARRAY_SIZE(insn));
+        seccomp_release(ctx);
+        printf("static const struct sock_filter prog%d[] = {\n", f);
+        for (size_t i = 0; i < n; i++)
+            printf("    {0x%x, %u, %u, 0x%x},\n", (unsigned)(insn[i] & 0xffff),
+                   (unsigned)(insn[i] >> 16 & 0xff), (unsigned)(insn[i] >> 24 & 0xff),
+                   (unsigned)(insn[i] >> 32));
+        printf("};\n\n");
+    }
+    printf("const struct jail_prog jail_progs[JAIL_FILTER_COUNT] = {\n");
+    for (int f = 0; f < JAIL_FILTER_COUNT; f++)
+        printf("    {prog%d, sizeof(prog%d) / sizeof(prog%d[0])},\n", f, f, f);
+    printf("};\n");
+#ifdef MAYFLY_DEBUG
+    printf("\nconst char *const jail_syscall_names[512] = {\n");
+    for (int nr = 0; nr < 512; nr++) {
+        char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, nr);
+        if (name)
+            printf("    [%d] = \"%s\",\n", nr, name);
+        free(name);
+    }
+    printf("};\n");
+#endif
+}
+
+// One line per system call: which kinds have it, and whether its arguments are held.
+static void table(void)
+{
+    int count[K_COUNT] = {0}, in_final = 0;
+    printf("%-20s vcpu device control helper config  arguments\n", "system call");
+    for (int nr = 0; nr < 1024; nr++) {
+        bool has[K_COUNT] = {0}, free_args = false;
+        const char *name = NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+            if (rules[i].nr == nr && rules[i].kind != K_boot) {
+                has[rules[i].kind] = true;
+                name = rules[i].name;
+                free_args |= rules[i].op == OP_ANY && !rules[i].fd.mask;
+            }
+        if (!name)
+            continue;
+        for (int k = 0; k < K_COUNT; k++)
+            count[k] += has[k];
+        in_final += has[K_vcpu] || has[K_device] || has[K_control] || has[K_helper];
+        printf("%-20s %-4s %-6s %-7s %-6s %-6s  %s\n", name, has[K_vcpu] ? "x" : ".",
+               has[K_device] ? "x" : ".", has[K_control] ? "x" : ".", has[K_helper] ? "x" : ".",
+               has[K_config] ? "x" : ".", free_args ? "any" : "matched");
+    }
+    printf("%-20s %-4d %-6d %-7d %-6d %-6d\n", "count", count[K_vcpu], count[K_device],
+           count[K_control], count[K_helper], count[K_config]);
+    printf("union of the final filters: %d\n\n", in_final);
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+        printf("%-8s %s(%s%s%s%s)  %s\n", kind_name[rules[i].kind], rules[i].name,
+               rules[i].op == OP_CLEAR ? "!" : "", rules[i].op == OP_ANY ? "" : rules[i].text,
+               rules[i].fd.mask ? "@" : "", rules[i].fd.mask ? rules[i].fd_text : "",
+               rules[i].where);
+}
+
+int main(int argc, char **argv)
+{
+    int bad = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+        const char *why = judge(&rules[i]);
+        if (why)
+            fprintf(stderr, "%s: %s %s\n", rules[i].where, rules[i].name, why);
+        bad |= why != NULL;
+    }
+    if (bad)
+        return 1;
+    if (argc == 2 && !strcmp(argv[1], "--table"))
+        table();
+    else
+        emit();
+    return 0;
+}
