@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest memory: reservation, backing, checked access, and the bitmap of what the monitor wrote.
+//
+// #syscalls:control mmap munmap madvise newfstatat
+#include "vmm/mem/mem.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define HUGE_PAGE (2 * MIB)
+
+// Reserves `size` bytes on a 2 MiB boundary, so that transparent huge pages line up in guest and
+// host alike.
+static uint8_t *reserve(uint64_t size)
+{
+    size_t want = size + HUGE_PAGE;
+    uint8_t *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    size_t head = (size_t)(-(uintptr_t)p & (HUGE_PAGE - 1));
+    if (head > 0)
+        munmap(p, head);
+    if (HUGE_PAGE - head > 0)
+        munmap(p + head + size, HUGE_PAGE - head);
+    return p + head;
+}
+
+int mem_reserve(struct guest_mem *m, uint64_t size, struct err *e)
+{
+    memset(m, 0, sizeof(*m));
+    if (size == 0 || size % MIB != 0 || size > UINT64_MAX / 4)
+        return err_set(e, EINVAL, "memory size must be a positive multiple of 1 MiB");
+    const uint64_t low = MIN(size, MEM_GAP_START);
+    const struct mem_region plan[MEM_MAX_REGIONS] = {
+        {.gpa = 0, .size = low},
+        {.gpa = MEM_GAP_END, .size = size - low, .file_off = low},
+    };
+    for (unsigned i = 0; i < MEM_MAX_REGIONS && plan[i].size > 0; i++) {
+        m->r[i] = plan[i];
+        m->r[i].host = reserve(plan[i].size);
+        if (!m->r[i].host) {
+            mem_free(m);
+            return err_set(e, ENOMEM, "cannot reserve %llu MiB of address space",
+                           (unsigned long long)(size / MIB));
+        }
+        m->n = i + 1;
+    }
+    m->size = size;
+    return 0;
+}
+
+static bool map_over(const struct mem_region *r, int prot, int flags, int fd, uint64_t off)
+{
+    // MAP_FIXED stays inside our own reservation, so it replaces nothing but ourselves.
+    return mmap(r->host, r->size, prot, flags | MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+                (off_t)off) != MAP_FAILED;
+}
+
+int mem_back_anon(struct guest_mem *m, bool huge, struct err *e)
+{
+    for (unsigned i = 0; i < m->n; i++) {
+        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0)) {
+            int rc = err_set(e, ENOMEM, "cannot map guest memory: %m");
+            mem_unback(m);
+            return rc;
+        }
+        // Advice: a kernel built without huge pages refuses it, and nothing is lost.
+        madvise(m->r[i].host, m->r[i].size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    }
+    return 0;
+}
+
+int mem_back_file(struct guest_mem *m, int fd, struct err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return err_set(e, EINVAL, "the memory file is not a regular file");
+    if ((uint64_t)st.st_size < m->size)
+        return err_set(e, EINVAL, "the memory file holds %llu bytes, the guest's RAM is %llu",
+                       (unsigned long long)st.st_size, (unsigned long long)m->size);
+    for (unsigned i = 0; i < m->n; i++)
+        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, 0, fd, m->r[i].file_off)) {
+            int rc = err_set(e, ENOMEM, "cannot map the memory file: %m");
+            mem_unback(m);
+            return rc;
+        }
+    return 0;
+}
+
+void mem_unback(struct guest_mem *m)
+{
+    for (unsigned i = 0; i < m->n; i++)
+        map_over(&m->r[i], PROT_NONE, MAP_ANONYMOUS, -1, 0);
+}
+
+void mem_free(struct guest_mem *m)
+{
+    for (unsigned i = 0; i < m->n; i++)
+        munmap(m->r[i].host, m->r[i].size);
+    free_ptrp(&m->dirty);
+    memset(m, 0, sizeof(*m));
+}
+
+// Unconditional, since a locked OR is also the barrier that puts the data before the bit: whoever
+// takes the bit afterwards sees the data.
+static void mark(const struct guest_mem *m, const struct mem_region *r, uint64_t off, uint64_t len)
+{
+    const uint64_t first = (r->file_off + off) / PAGE_SIZE;
+    const uint64_t last = (r->file_off + off + len - 1) / PAGE_SIZE;
+    for (uint64_t p = first; p <= last; p++)
+        atomic_fetch_or(&m->dirty[p / 64], 1ULL << (p % 64));
+}
+
+void *mem_at(const struct guest_mem *m, uint64_t gpa, uint64_t len, enum mem_access how)
+{
+    for (unsigned i = 0; i < m->n; i++) {
+        const struct mem_region *r = &m->r[i];
+        const uint64_t off = gpa - r->gpa; // wraps to a huge offset when gpa is below the region
+        if (off >= r->size)
+            continue;
+        if (len == 0 || len > r->size - off)
+            return NULL;
+        if (how == MEM_WRITE && m->dirty)
+            mark(m, r, off, len);
+        return r->host + off;
+    }
+    return NULL;
+}
+
+int mem_read(const struct guest_mem *m, uint64_t gpa, void *buf, uint64_t len)
+{
+    const void *p = mem_at(m, gpa, len, MEM_READ);
+    if (!p)
+        return -EFAULT;
+    memcpy(buf, p, len);
+    return 0;
+}
+
+int mem_write(const struct guest_mem *m, uint64_t gpa, const void *buf, uint64_t len)
+{
+    void *p = mem_at(m, gpa, len, MEM_READ);
+    if (!p)
+        return -EFAULT;
+    memcpy(p, buf, len);
+    mem_dirty(m, p, len); // after the data, see mem_dirty
+    return 0;
+}
+
+void mem_dirty(const struct guest_mem *m, const void *host, uint64_t len)
+{
+    if (!m->dirty || len == 0)
+        return;
+    for (unsigned i = 0; i < m->n; i++) {
+        const struct mem_region *r = &m->r[i];
+        const uint64_t off = (uint64_t)((uintptr_t)host - (uintptr_t)r->host);
+        if (off < r->size) {
+            mark(m, r, off, MIN(len, r->size - off));
+            return;
+        }
+    }
+}
+
+static size_t dirty_words(const struct guest_mem *m)
+{
+    return (m->size / PAGE_SIZE + 63) / 64;
+}
+
+int mem_track(struct guest_mem *m, bool on, struct err *e)
+{
+    free_ptrp(&m->dirty);
+    m->dirty = NULL;
+    if (!on)
+        return 0;
+    m->dirty = calloc(dirty_words(m), sizeof(*m->dirty));
+    return m->dirty ? 0 : err_set(e, ENOMEM, "no memory for the dirty page bitmap");
+}
+
+uint64_t mem_dirty_take(struct guest_mem *m, size_t word)
+{
+    if (!m->dirty || word >= dirty_words(m))
+        return 0;
+    return atomic_exchange(&m->dirty[word], 0);
+}
