@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest memory: reservation, backing, checked access, and the bitmap of what the monitor wrote.
 //
-// #syscalls:control mmap munmap madvise newfstatat
+// #syscalls:config mmap(!PROT_EXEC) munmap madvise(MADV_HUGEPAGE, MADV_NOHUGEPAGE) newfstatat
+// The bitmap of a large guest comes from mmap, and the orderly end unmaps:
+// #syscalls:control mmap(!PROT_EXEC) munmap
 #include "vmm/mem/mem.h"
 
 #include <sys/mman.h>
