@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// Strict HTTP/1.1 subset: request parser and response writer.
+#include "api-socket/http.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+static const char *const method_names[] = {
+    [HTTP_GET] = "GET",       [HTTP_PUT] = "PUT",   [HTTP_PATCH] = "PATCH",
+    [HTTP_DELETE] = "DELETE", [HTTP_POST] = "POST",
+};
+#define METHODS (sizeof(method_names) / sizeof(method_names[0]))
+
+const char *http_method_name(enum http_method m)
+{
+    return method_names[m];
+}
+
+static bool bad(struct http_request *r, const char *why)
+{
+    r->fault = why;
+    return false;
+}
+
+// RFC 9110 section 5.6.2. strchr would also match the terminator, so NUL is excluded first.
+static bool is_token(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           (c && strchr("!#$%&'*+-.^_`|~", c));
+}
+
+// RFC 3986 pchar, '/' and '?'; a fragment never reaches a server.
+static bool is_target(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           (c && strchr("-._~%!$&'()*+,;=:@/?", c));
+}
+
+static bool same(const char *s, size_t n, const char *word)
+{
+    return n == strlen(word) && strncasecmp(s, word, n) == 0;
+}
+
+static bool request_line(struct http_request *r, const char *s, size_t n)
+{
+    const char *sp = memchr(s, ' ', n);
+    size_t m = sp ? (size_t)(sp - s) : 0, i;
+    for (i = 0; i < METHODS; i++)
+        if (m == strlen(method_names[i]) && memcmp(s, method_names[i], m) == 0)
+            break;
+    if (i == METHODS)
+        return bad(r, "Unsupported HTTP method.");
+    r->method = (enum http_method)i;
+
+    size_t t = m + 1;
+    while (t < n && is_target(s[t]))
+        t++;
+    r->target = r->line + m + 1;
+    r->target_len = t - m - 1;
+    if (r->target_len == 0 || s[m + 1] != '/' || t == n || s[t] != ' ')
+        return bad(r, "Invalid URI in the request line.");
+
+    const char *v = s + t + 1;
+    n -= t + 1;
+    if (n != 8 || memcmp(v, "HTTP/1.", 7) != 0 || (v[7] != '0' && v[7] != '1'))
+        return bad(r, "Unsupported HTTP version: only HTTP/1.0 and HTTP/1.1.");
+    r->close = v[7] == '0';
+    r->has_request_line = true;
+    return true;
+}
+
+static bool content_length(struct http_request *r, const char *v, size_t n)
+{
+    // A second one is refused even when equal: whoever stands before us may have taken the other.
+    if (r->has_length)
+        return bad(r, "Content-Length given twice.");
+    r->has_length = true;
+    if (n == 0)
+        return bad(r, "Invalid Content-Length.");
+    for (size_t i = 0; i < n; i++) {
+        if (v[i] < '0' || v[i] > '9')
+            return bad(r, "Invalid Content-Length.");
+        r->body_len = r->body_len * 10 + (size_t)(v[i] - '0');
+        if (r->body_len > r->body_max) // also keeps the product from ever overflowing
+            return bad(r, "The body exceeds the limit of this socket.");
+    }
+    return true;
+}
+
+// A comma list of options (RFC 9110 section 7.6.1); unknown ones mean nothing to us.
+static void connection_options(struct http_request *r, const char *v, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        while (i < n && (v[i] == ' ' || v[i] == '\t' || v[i] == ','))
+            i++;
+        size_t from = i;
+        while (i < n && is_token(v[i]))
+            i++;
+        if (same(v + from, i - from, "close"))
+            r->close = r->asked_close = true;
+        else if (same(v + from, i - from, "keep-alive"))
+            r->close = r->asked_close; // close wins over keep-alive
+        while (i < n && v[i] != ',')
+            i++;
+    }
+}
+
+static bool header_line(struct http_request *r, const char *s, size_t n)
+{
+    if (++r->headers > HTTP_HEADERS_MAX)
+        return bad(r, "Too many headers.");
+    size_t k = 0;
+    while (k < n && is_token(s[k]))
+        k++;
+    // Catches folding (a line that starts with a space) and a space before the colon, too.
+    if (k == 0 || k == n || s[k] != ':')
+        return bad(r, "Invalid header.");
+    const char *v = s + k + 1;
+    size_t vn = n - k - 1;
+    for (size_t i = 0; i < vn; i++)
+        if ((v[i] < ' ' || v[i] > '~') && v[i] != '\t')
+            return bad(r, "Invalid character in a header.");
+    while (vn && (*v == ' ' || *v == '\t'))
+        v++, vn--;
+    while (vn && (v[vn - 1] == ' ' || v[vn - 1] == '\t'))
+        vn--;
+
+    if (same(s, k, "Content-Length"))
+        return content_length(r, v, vn);
+    if (same(s, k, "Transfer-Encoding"))
+        return bad(r, "Transfer-Encoding is not supported.");
+    if (same(s, k, "Connection"))
+        connection_options(r, v, vn);
+    if (same(s, k, "Expect")) {
+        if (!same(v, vn, "100-continue"))
+            return bad(r, "Unsupported Expect header.");
+        r->wants_continue = true;
+    }
+    return true;
+}
+
+// Takes the lines that are whole; true when the empty line that ends the head has been seen.
+static bool head(struct http_request *r, const char *buf, size_t len)
+{
+    while (!r->fault) {
+        const char *lf = memchr(buf + r->scan, '\n', len - r->scan);
+        size_t end = lf ? (size_t)(lf - buf) : len;
+        // An unfinished line may still hold the CR of its CRLF, hence the + 1.
+        if (end - r->line > HTTP_LINE_MAX + 1) {
+            bad(r, r->has_request_line ? "Header longer than 1024 bytes."
+                                       : "Request line longer than 1024 bytes.");
+            break;
+        }
+        r->scan = end;
+        if (!lf)
+            break;
+        if (end == r->line || buf[end - 1] != '\r') {
+            bad(r, "A line must end with CR LF.");
+            break;
+        }
+        const char *s = buf + r->line;
+        size_t n = end - 1 - r->line;
+        if (r->has_request_line && n == 0) {
+            r->head_len = end + 1;
+            return true;
+        }
+        if (!(r->has_request_line ? header_line(r, s, n) : request_line(r, s, n)))
+            break;
+        r->line = r->scan = end + 1;
+    }
+    return false;
+}
+
+enum http_state http_parse(struct http_request *r, const char *buf, size_t len)
+{
+    if (r->fault)
+        return HTTP_BAD;
+    if (r->head_len == 0 && !head(r, buf, len))
+        return r->fault ? HTTP_BAD : HTTP_MORE;
+    if (len - r->head_len >= r->body_len)
+        return HTTP_DONE;
+    if (r->wants_continue) {
+        r->wants_continue = false;
+        return HTTP_CONTINUE;
+    }
+    return HTTP_MORE;
+}
+
+static const char *reason(int status)
+{
+    switch (status) {
+    case 100:
+        return "Continue";
+    case 200:
+        return "OK";
+    case 204:
+        return "No Content";
+    case 400:
+        return "Bad Request";
+    default:
+        return "Service Unavailable"; // 503, the only other one we send
+    }
+}
+
+size_t http_response(char *out, size_t cap, int status, const char *body, size_t body_len,
+                     bool close)
+{
+    int n;
+    if (status == 100) // interim: nothing but the status line, RFC 9110 section 15.2
+        n = snprintf(out, cap, "HTTP/1.1 100 %s\r\n\r\n", reason(status));
+    else if (body_len == 0)
+        n = snprintf(out, cap, "HTTP/1.1 %d %s\r\nServer: Mayfly API\r\nConnection: %s\r\n\r\n",
+                     status, reason(status), close ? "close" : "keep-alive");
+    else
+        n = snprintf(out, cap,
+                     "HTTP/1.1 %d %s\r\nServer: Mayfly API\r\nConnection: %s\r\n"
+                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
+                     status, reason(status), close ? "close" : "keep-alive", body_len);
+    if (n < 0 || (size_t)n >= cap || cap - (size_t)n < body_len)
+        return 0;
+    if (body_len)
+        memcpy(out + n, body, body_len);
+    return (size_t)n + body_len;
+}
