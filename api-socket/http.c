@@ -6,15 +6,15 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const method_names[] = {
-    [HTTP_GET] = "GET",       [HTTP_PUT] = "PUT",   [HTTP_PATCH] = "PATCH",
-    [HTTP_DELETE] = "DELETE", [HTTP_POST] = "POST",
+static const char *const verb_names[] = {
+    [VERB_GET] = "GET",       [VERB_PUT] = "PUT",   [VERB_PATCH] = "PATCH",
+    [VERB_DELETE] = "DELETE", [VERB_POST] = "POST",
 };
-#define METHODS (sizeof(method_names) / sizeof(method_names[0]))
+#define VERBS (sizeof(verb_names) / sizeof(verb_names[0]))
 
-const char *http_method_name(enum http_method m)
+const char *http_verb_name(enum http_verb v)
 {
-    return method_names[m];
+    return verb_names[v];
 }
 
 static bool bad(struct http_request *r, const char *why)
@@ -46,12 +46,12 @@ static bool request_line(struct http_request *r, const char *s, size_t n)
 {
     const char *sp = memchr(s, ' ', n);
     size_t m = sp ? (size_t)(sp - s) : 0, i;
-    for (i = 0; i < METHODS; i++)
-        if (m == strlen(method_names[i]) && memcmp(s, method_names[i], m) == 0)
+    for (i = 0; i < VERBS; i++)
+        if (m == strlen(verb_names[i]) && memcmp(s, verb_names[i], m) == 0)
             break;
-    if (i == METHODS)
+    if (i == VERBS)
         return bad(r, "Unsupported HTTP method.");
-    r->method = (enum http_method)i;
+    r->verb = (enum http_verb)i;
 
     size_t t = m + 1;
     while (t < n && is_target(s[t]))
@@ -123,12 +123,13 @@ static bool header_line(struct http_request *r, const char *s, size_t n)
             return bad(r, "Invalid character in a header.");
     while (vn && (*v == ' ' || *v == '\t'))
         v++, vn--;
+    if (same(s, k, "Content-Length")) // before the trim: nothing may stand behind the digits
+        return content_length(r, v, vn);
     while (vn && (v[vn - 1] == ' ' || v[vn - 1] == '\t'))
         vn--;
 
-    if (same(s, k, "Content-Length"))
-        return content_length(r, v, vn);
-    if (same(s, k, "Transfer-Encoding"))
+    // By prefix: some parsers (http-parser) take any name that begins so for the header itself.
+    if (k >= 17 && strncasecmp(s, "Transfer-Encoding", 17) == 0)
         return bad(r, "Transfer-Encoding is not supported.");
     if (same(s, k, "Connection"))
         connection_options(r, v, vn);

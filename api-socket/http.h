@@ -20,14 +20,14 @@
 #define HTTP_HEAD_MAX    ((size_t)(HTTP_LINE_MAX + 2) * (HTTP_HEADERS_MAX + 1) + 2)
 #define HTTP_BODY_MAX    51200 // default; Firecracker's
 
-enum http_method { HTTP_GET, HTTP_PUT, HTTP_PATCH, HTTP_DELETE, HTTP_POST };
+enum http_verb { VERB_GET, VERB_PUT, VERB_PATCH, VERB_DELETE, VERB_POST };
 enum http_state { HTTP_MORE, HTTP_CONTINUE, HTTP_DONE, HTTP_BAD };
 
 // One request. Offsets count from the start of the buffer given to http_parse. Zero it, then set
 // body_max, before the first byte of each request. Fields above the gap are results, valid once
 // DONE.
 struct http_request {
-    enum http_method method;
+    enum http_verb verb;
     bool close; // the peer asked for, or its version implies, an end after the answer
     size_t target, target_len;
     size_t head_len, body_len; // the request is head_len + body_len bytes long
@@ -43,7 +43,7 @@ struct http_request {
 // HTTP_CONTINUE: the head is complete, its body is not, and the peer waits for a 100 (told once).
 enum http_state http_parse(struct http_request *r, const char *buf, size_t len);
 
-const char *http_method_name(enum http_method m);
+const char *http_verb_name(enum http_verb v);
 
 // Writes a whole response into out and returns its length; 0 if it does not fit. A body is JSON;
 // body_len 0 omits the body and its two headers (as Firecracker's 204). close announces the end.

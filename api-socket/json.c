@@ -113,10 +113,10 @@ static int32_t next_char(const char **p, const char *end)
     return (uint8_t) * *p < 0x20 ? -1 : json_utf8(p, end);
 }
 
-static bool string_ok(const char *p, const char *end, bool key)
+static bool string_ok(const char *p, const char *end)
 {
     while (p < end)
-        if ((key && *p == '\\') || next_char(&p, end) < 0)
+        if (next_char(&p, end) < 0)
             return false;
     return true;
 }
@@ -174,8 +174,10 @@ static int string(struct check *c, bool key)
     const jsmntok_t *t = &c->d->tok[c->tok];
     if (peek(c) != '"' || c->tok >= c->d->count || t->type != JSMN_STRING || t->start != c->pos + 1)
         return json_fail(c->d, c->pos, c->e, key ? "key must be a string" : "expected value");
-    if (!string_ok(c->d->text + t->start, c->d->text + t->end, key))
+    if (!string_ok(c->d->text + t->start, c->d->text + t->end))
         return json_fail(c->d, c->pos, c->e, "invalid character or escape in a string");
+    if (key && memchr(c->d->text + t->start, '\\', (size_t)(t->end - t->start)))
+        return json_fail(c->d, c->pos, c->e, "a key must not hold escapes");
     c->pos = t->end + 1;
     c->d->tok[c->tok].size = c->tok + 1;
     c->tok++;

@@ -57,7 +57,7 @@ enum json_kind {
 };
 enum {
     JSON_REQUIRED = 1,  // refused when missing
-    JSON_NULLABLE = 2,  // null counts as not given
+    JSON_NULLABLE = 2,  // null counts as not given; absent (no has: "" or 0) is written as null
     JSON_READ_ONLY = 4, // written, never bound
     JSON_WRITE_ONLY = 8 // bound, never written
 };

@@ -232,6 +232,14 @@ static void write_list(struct json_out *o, const struct json_field *f, const cha
     json_close(o, ']');
 }
 
+static bool absent(const struct json_field *f, const char *base)
+{
+    if (f->has != JSON_NO_HAS)
+        return !*(const bool *)(base + f->has);
+    return f->flags & JSON_NULLABLE && ((f->kind == J_STR && base[f->off] == 0) ||
+                                        (f->kind == J_UINT && !get_uint(base + f->off, f->size)));
+}
+
 void json_struct(struct json_out *o, const char *key, const struct json_type *t, const void *in)
 {
     json_open(o, key, '{');
@@ -242,7 +250,7 @@ void json_struct(struct json_out *o, const char *key, const struct json_type *t,
             continue;
         if (f->kind == J_LIST)
             write_list(o, f, base);
-        else if (f->has != JSON_NO_HAS && !*(const bool *)(base + f->has))
+        else if (absent(f, base))
             json_str(o, f->name, NULL);
         else if (f->kind == J_BOOL)
             json_bool(o, f->name, *(const bool *)p);
