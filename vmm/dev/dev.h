@@ -63,10 +63,13 @@ struct serial {
     uint8_t tx[SERIAL_TX_RING];
     uint32_t tx_head, tx_tail; // free-running
     bool irq_high;             // last computed INTR line: a pulse is sent on its rise
-    void (*irq)(void *ctx);    // pulse COM1's GSI
-    void (*wake)(void *ctx);   // ring was empty and is not: device thread, drain it
+    bool rx_refused;           // serial_rx_room said 0 and no wake has followed
+    void (*irq)(void *ctx);    // pulse COM1's GSI; no lock held
+    void (*wake)(void *ctx); // device thread: drain the ring, or input has room again; no lock held
     void *ctx;
-    _Atomic uint64_t lost, written, rate_limited, errors;
+    _Atomic uint64_t reads, writes, missed_reads, missed_writes, lost; // kept here
+    _Atomic uint64_t written, rate_limited, errors; // kept by whoever drains: bytes out, bytes
+                                                    // dropped by the limit, failed writes
 };
 
 void serial_init(struct serial *s, void (*irq)(void *), void (*wake)(void *), void *ctx);
@@ -90,8 +93,8 @@ struct i8042_state {
 struct i8042 {
     pthread_mutex_t lock;
     struct i8042_state s;
-    void (*irq)(void *ctx);   // pulse GSI 1
-    void (*reset)(void *ctx); // 0xfe: the guest resets the machine
+    void (*irq)(void *ctx);   // pulse GSI 1; no lock held
+    void (*reset)(void *ctx); // 0xfe: the guest resets the machine; no lock held
     void *ctx;
     _Atomic uint64_t errors, resets, reads, writes, missed_reads, missed_writes;
 };
@@ -99,7 +102,8 @@ struct i8042 {
 void i8042_init(struct i8042 *k, void (*irq)(void *), void (*reset)(void *), void *ctx);
 uint8_t i8042_read(struct i8042 *k, unsigned port);
 void i8042_write(struct i8042 *k, unsigned port, uint8_t v);
-int i8042_ctrl_alt_del(struct i8042 *k, struct err *e); // queues the scan codes; -EBUSY when full
+// Queues the scan codes. -EBUSY: buffer full; -ENODEV: the guest switched the keyboard off.
+int i8042_ctrl_alt_del(struct i8042 *k, struct err *e);
 void i8042_save(struct i8042 *k, struct i8042_state *out);
 int i8042_load(struct i8042 *k, const struct i8042_state *in, struct err *e);
 
