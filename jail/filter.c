@@ -11,10 +11,10 @@
 // What glibc's pthread_create does under filter A, in the maker and in the new thread, beyond what
 // the code at hand asks for; and how a thread takes its own filter.
 //
-// #syscalls:config clone(THREAD) rseq set_robust_list rt_sigprocmask mmap(!PROT_EXEC)
+// #syscalls:config clone(THREAD) rt_sigaction rseq set_robust_list rt_sigprocmask mmap(!PROT_EXEC)
 // #syscalls:config mprotect(!PROT_EXEC) munmap madvise(MADV_DONTNEED) exit
 // #syscalls:config seccomp(SECCOMP_SET_MODE_FILTER) dup3 close
-// #syscalls:boot prctl rt_sigaction
+// #syscalls:boot prctl
 
 #ifdef MAYFLY_DEBUG
 // Names the denied call. Only write and _exit: the process is broken, nothing else is safe to call.

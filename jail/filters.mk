@@ -11,7 +11,7 @@ $(B)/gen/decls.stamp: jail/gen/decls.awk $(DECL_SRC)
 	$(Q)touch $@
 $(B)/gen/decls.h: $(B)/gen/decls.stamp ;
 
-$(B)/gen/gen: jail/gen/gen.c $(B)/gen/decls.h jail/jail.h vmm/base.h
+$(B)/gen/gen: jail/gen/gen.c jail/gen/rules.h $(B)/gen/decls.h jail/jail.h vmm/base.h
 	@$(if $(Q),echo "  GEN   $@")
 	$(Q)$(CC) $(CPPFLAGS) -std=c17 -O1 $(WARN) -o $@ $< -lseccomp
 

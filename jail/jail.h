@@ -65,6 +65,42 @@ enum jail_fd {
     JAIL_FD_END = 256, // RLIMIT_NOFILE while configuring
 };
 
+// What main knows before it gives anything away. Plain data; zero is the safe default.
+struct jail {
+    const char *const *allow_dirs; // --allow-dir: files and directories opened beneath these alone
+    size_t n_allow_dirs;
+    struct {
+        char name[32]; // "kvm", "api", "proc", "userfaultfd", "tap:NAME": what mayfly-jail handed
+                       // over
+        int fd;
+    } passed[24]; // --passed-fd NAME=N
+    size_t n_passed;
+    bool allow_no_landlock; // --allow-no-landlock: go on where the kernel has none; the log says so
+    bool no_seccomp;        // --no-seccomp: DEBUG=1 builds alone obey
+    int landlock_abi;       // set by jail_fs; 0: none
+};
+
+// Notes one --passed-fd argument. Returns 0, or -EINVAL with the reason.
+int jail_passed_add(struct jail *j, const char *arg, struct err *e);
+// The descriptor passed under this name, still owned by the caller of main; -1 if there is none.
+int jail_passed(const struct jail *j, const char *name);
+
+// The four stages, in this order; each says in stages.c what it Should and Must not do. All return
+// 0 or -errno with the name of the kernel feature that is missing; the caller ends the process
+// then.
+int jail_early(const struct jail *j, struct err *e);
+int jail_user(struct err *e);
+int jail_fs(struct jail *j, struct err *e);
+int jail_syscalls(const struct jail *j, struct err *e);
+
+// Control thread, when the microVM is configured: RLIMIT_NOFILE falls to what is open plus
+// `headroom` (connections, descriptors passed with requests, a drive swap), then the final filter
+// goes up.
+int jail_configured(unsigned headroom, struct err *e);
+
+// One sentence for the log: what of the file system is still open.
+void jail_describe(const struct jail *j, char *buf, size_t size);
+
 enum jail_filter {
     JAIL_FILTER_ALL, // filter A: all kinds, config, and clone with thread flags alone
     JAIL_FILTER_VCPU,
