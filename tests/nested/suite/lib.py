@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the suite's tests share: a small API client, a guest with its console, taps, and the assets' places."""
+import atexit
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+ASSETS = os.environ.get("GUEST_ASSETS", os.path.join(TOP, "build", "nested", "assets"))
+MAYFLY = os.environ.get("MAYFLY", os.path.join(TOP, "build", "mayfly"))
+PEER = os.environ.get("PEER_FIRECRACKER", "")
+ARGS = "console=ttyS0 reboot=k panic=1 loglevel=4"
+WORK = tempfile.mkdtemp(prefix="suite.")
+atexit.register(shutil.rmtree, WORK, True)
+
+
+def skip(reason):
+    print(reason, flush=True)
+    sys.exit(77)
+
+
+def note(text):
+    """A measured figure; the runner shows it."""
+    print("note: " + text, flush=True)
+
+
+def check(ok, what):
+    if not ok:
+        raise AssertionError(what)
+
+
+def asset(*path):
+    """A file of the assets; a test that needs one that was not built is skipped."""
+    full = os.path.join(ASSETS, *path)
+    if not os.path.exists(full):
+        skip(f"{os.path.join(*path)} was not built")
+    return full
+
+
+def linux(version="6.12", form="vmlinux"):
+    """Our own kernel (make guest-kernel)."""
+    return asset(f"microvm-{version}", form)
+
+
+def script_disk(text):
+    """A drive that the guests' init runs as a shell script."""
+    fd, path = tempfile.mkstemp(dir=WORK)
+    data = ("#!mayfly\n" + text + "\n").encode()
+    os.write(fd, data + b"\n" * (-len(data) % 4096))
+    os.close(fd)
+    return path
+
+
+def disk(mib):
+    fd, path = tempfile.mkstemp(dir=WORK)
+    os.truncate(fd, mib << 20)
+    os.close(fd)
+    return path
+
+
+def copy_of(path):
+    """A writable copy of an asset, on the same disk as the work folder."""
+    out = os.path.join(WORK, f"copy{len(os.listdir(WORK))}")
+    subprocess.run(["cp", "--sparse=always", path, out], check=True)
+    return out
+
+
+def tap(name, address=None):
+    run("ip", "tuntap", "add", name, "mode", "tap", "vnet_hdr")
+    atexit.register(subprocess.run, ["ip", "link", "del", name], stderr=subprocess.DEVNULL)
+    if address:
+        run("ip", "addr", "add", address, "dev", name)
+    run("ip", "link", "set", name, "up")
+    return name
+
+
+def run(*argv, **kw):
+    return subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, **kw).stdout
+
+
+class ApiError(Exception):
+    pass
+
+
+class Connection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Monitor:
+    """One monitor process and its API socket. Its standard output is the guest's console."""
+
+    def __init__(self, binary=None, args=()):
+        self.binary = binary or MAYFLY
+        if not os.access(self.binary, os.X_OK):
+            skip(f"no monitor at {self.binary}")
+        self.folder = tempfile.mkdtemp(dir=WORK)
+        self.sock = os.path.join(self.folder, "api.sock")
+        self.log = os.path.join(self.folder, "log")
+        self.console_path = os.path.join(self.folder, "console")
+        open(self.log, "w").close()
+        self.peer = self.binary == PEER
+        argv = [self.binary, "--api-sock", self.sock, *args]
+        if self.peer:
+            argv += ["--no-seccomp", "--level", "Off", "--log-path", "/dev/null"]
+        # The serial port's input is standard input: a pipe kept open and silent.
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=open(self.console_path, "wb"),
+                                        stderr=open(self.log, "wb"))
+        atexit.register(self.close)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(self.sock)
+                return
+            except OSError:
+                check(self.process.poll() is None, f"monitor ended at once: {self.stderr()}")
+                check(time.monotonic() < deadline, "no API socket after 10 s")
+                time.sleep(0.002)
+
+    def call(self, method, path, body=None, timeout=30):
+        c = Connection(self.sock, timeout)
+        try:
+            c.request(method, path, json.dumps(body) if body is not None else None,
+                      {"Content-Type": "application/json"} if body is not None else {})
+            r = c.getresponse()
+            text = r.read()
+        finally:
+            c.close()
+        answer = json.loads(text) if text else None
+        if r.status >= 300:
+            raise ApiError(f"{method} {path}: {r.status} {answer}")
+        return answer
+
+    def put(self, path, **body):
+        return self.call("PUT", path, body)
+
+    def patch(self, path, **body):
+        return self.call("PATCH", path, body)
+
+    def get(self, path):
+        return self.call("GET", path)
+
+    def console(self):
+        with open(self.console_path, errors="replace") as f:
+            return f.read().replace("\r", "")
+
+    def stderr(self):
+        with open(self.log, errors="replace") as f:
+            return f.read()
+
+    def expect(self, pattern, timeout=60, start=0):
+        """Waits until the console matches, returns the match; the monitor's end is a failure."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self.process.poll() is not None
+            text = self.console()
+            found = re.compile(pattern, re.M).search(text[:text.rfind("\n") + 1], start)    # whole lines only
+            if found:
+                return found
+            check(not ended, f"monitor ended ({self.process.returncode}) before {pattern!r}\n{self.tail()}")
+            check(time.monotonic() < deadline, f"no {pattern!r} within {timeout} s\n{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self):
+        return f"--- console\n{self.console()[-3000:]}\n--- log\n{self.stderr()[-1500:]}"
+
+    def wait(self, timeout=60):
+        """The monitor's exit status once the guest has ended."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the monitor did not end within {timeout} s\n{self.tail()}") from None
+
+    def rss_kib(self, other_than_guest=True):
+        """Resident memory, without the guest's own (the mappings of its size and larger than 16 MiB)."""
+        total = 0
+        with open(f"/proc/{self.process.pid}/smaps") as f:
+            size = 0
+            for line in f:
+                if line.startswith("Size:"):
+                    size = int(line.split()[1])
+                elif line.startswith("Rss:") and not (other_than_guest and size >= 16 << 10):
+                    total += int(line.split()[1])
+        return total
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+
+
+class Guest(Monitor):
+    """A configured Linux guest. script: shell text its init runs; root: an image to be its root drive."""
+
+    def __init__(self, kernel, initrd=None, args="", vcpus=1, mem=256, root=None, script=None, drives=(), nets=(),
+                 base_args=ARGS, binary=None, monitor_args=(), root_ro=False, machine=None):
+        super().__init__(binary, monitor_args)
+        self.put("/machine-config", vcpu_count=vcpus, mem_size_mib=mem, **(machine or {}))
+        boot = {"kernel_image_path": kernel, "boot_args": f"{base_args} {args}".strip()}
+        if initrd:
+            boot["initrd_path"] = initrd
+        self.put("/boot-source", **boot)
+        if root:
+            self.put("/drives/root", drive_id="root", path_on_host=root, is_root_device=True, is_read_only=root_ro)
+        for i, path in enumerate(drives):
+            self.put(f"/drives/d{i}", drive_id=f"d{i}", path_on_host=path, is_root_device=False, is_read_only=False)
+        if script is not None:
+            self.put("/drives/script", drive_id="script", path_on_host=script_disk(script), is_root_device=False,
+                     is_read_only=True)
+        for i, name in enumerate(nets):
+            self.put(f"/network-interfaces/n{i}", iface_id=f"n{i}", host_dev_name=name, guest_mac=f"06:00:00:00:00:{i + 1:02x}")
+
+    def start(self):
+        self.started = time.monotonic()
+        self.put("/actions", action_type="InstanceStart")
+        return self
+
+    def up(self, timeout=60):
+        return self.expect(r"^init: up after .*", timeout)
+
+    def script_passed(self, timeout=120):
+        found = self.expect(r"^script: exit (\d+)", timeout)
+        check(found[1] == "0", f"the guest's script failed\n{self.tail()}")
+        return self.console()
+
+
+def faults(text):
+    """Kernel complaints that no healthy run prints."""
+    return [line for line in text.splitlines()
+            if re.search(r"soft lockup|hard LOCKUP|rcu.*stall|BUG:|Oops|WARNING:|Call Trace|clocksource.*unstable|hung_task", line)]
