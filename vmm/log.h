@@ -13,7 +13,8 @@
 
 #include "vmm/config.h"
 
-#define LOG_SITES 64
+#define LOG_SITES   64
+#define LOG_THREADS 40 // control, device, helpers, vCPUs
 
 struct log_site { // one call site's budget, found by file and line
     const char *file;
@@ -23,17 +24,28 @@ struct log_site { // one call site's budget, found by file and line
     uint64_t held;
 };
 
+struct log_thread {
+    pthread_t self;
+    char name[16]; // empty: free
+};
+
 struct log {
     _Atomic int fd; // -1: standard output is not used, lines are dropped
     _Atomic int level;
     bool show_level, show_origin;
     char id[CFG_ID_MAX + 1];
-    pthread_mutex_t lock; // of sites
+    char module[64];      // only lines of files whose path begins so; empty: all
+    pthread_mutex_t lock; // of everything but the atomics
     struct log_site site[LOG_SITES];
+    struct log_thread thread[LOG_THREADS];
     _Atomic uint64_t missed, limited;
 };
 
 void log_init(struct log *l, const char *id, int fd);
+// Names the calling thread, to the kernel and in its lines ("-" until then). Before the thread
+// installs its own filter, which forbids prctl. A thread that ends keeps its entry until the name
+// is taken again.
+void log_thread(struct log *l, const char *name);
 // fd: new destination (owned by the log, the old one is closed unless it is 1), or -1 to keep the
 // old.
 void log_configure(struct log *l, const struct logger_cfg *c, int fd);
