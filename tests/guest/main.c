@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The function guest: finds its devices, tells that it is ready, then serves or measures as mode=
+// says.
+#include "bench.h"
+#include "http.h"
+
+#define DEV_MAX 12
+
+static struct vdev devs[DEV_MAX];
+static unsigned dev_n;
+
+static void find_devices(void)
+{
+    uint16_t depth = (uint16_t)arg_u64("blk.queue", 128);
+    dev_n = vdev_scan(devs, DEV_MAX);
+    for (unsigned i = 0; i < dev_n; i++) {
+        bool ok = true;
+        if (devs[i].id == VIRTIO_NET && !net.up)
+            ok = net_start(&devs[i]);
+        else if (devs[i].id == VIRTIO_BLK)
+            ok = blk_start(&devs[i], depth);
+        if (!ok)
+            say("guest: device %u (type %u) refused\n", i, devs[i].id);
+    }
+}
+
+static void config_changed(struct vdev *d)
+{
+    if (d == net.dev)
+        net_config_changed();
+    for (unsigned i = 0; i < blk_n; i++)
+        if (blks[i].dev == d)
+            disk_config_changed(&blks[i]);
+}
+
+// True when a register was looked at; *due gets the earliest time one must be.
+static void look_at_configs(uint64_t now, bool progress, uint64_t *due)
+{
+    for (unsigned i = 0; i < dev_n; i++) {
+        if (vdev_config_changed(&devs[i], now, progress))
+            config_changed(&devs[i]);
+        if (devs[i].isr_due && (!*due || devs[i].isr_due < *due))
+            *due = devs[i].isr_due;
+    }
+}
+
+static void set_timer(uint64_t t)
+{
+    static uint64_t armed;
+    uint64_t now = rdtsc();
+    if (armed && (int64_t)(now - armed) >= 0) // it fired
+        armed = 0;
+    // An earlier alarm than needed costs one idle turn, less than setting it anew each time.
+    if (!t || (armed && armed <= t))
+        return;
+    timer_at(t);
+    armed = t;
+}
+
+static uint64_t earliest(uint64_t a, uint64_t b)
+{
+    return !a ? b : !b ? a : MIN(a, b);
+}
+
+// Everything that may be due is asked; only when nobody has anything does the CPU sleep.
+static void serve(void)
+{
+    uint64_t poll = us_tsc(arg_u64("poll", 0)), busy_until = 0, last = rdtsc(), wakeups = 0;
+    for (;;) {
+        wake = 0;
+        BARRIER();
+        uint64_t now = rdtsc(), due = 0;
+        if (now < last)
+            tcp_clock_jumped(now);
+        last = now;
+        bool any = net_poll();
+        any |= blk_poll();
+        tcp_timers(now);
+        if (generation_changed())
+            ip_announce();
+        look_at_configs(now, any, &due);
+        bool stay = api_tick(now);
+        tcp_flush(now);
+        blk_flush_doorbells();
+        net_flush();
+        if (any)
+            busy_until = now + poll;
+        if (any || stay || now < busy_until) {
+            api_loop_seen(now, 0, false);
+            continue;
+        }
+        bool late = net_arm();
+        if (blk_arm() || late)
+            continue;
+        due = earliest(due, earliest(tcp_next_timer(), api_next_timer()));
+        set_timer(due);
+        api_loop_seen(now, 0, false);
+        cpu_sleep();
+        wakeups++;
+        api_loop_seen(rdtsc(), due, true);
+    }
+}
+
+void guest_main(void)
+{
+    ip_init();
+    find_devices();
+    api_init();
+    if (net.up) {
+        ip_announce();
+        net_flush();
+    }
+    announce_ready();
+    say("mayfly-guest: ready\n");
+    if (arg_is("mode", "hello"))
+        power_off();
+    bench_main();
+    serve();
+}

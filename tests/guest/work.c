@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory to touch, to keep dirtying, and to add up: what snapshots and migration are tested with.
+#include "http.h"
+
+#define JSON "application/json"
+#define PAGE 4096u
+
+static struct {
+    uint64_t pages, rate, at, from, round, written; // rate in pages/s, 0: as fast as the loop turns
+} dirty;
+
+// The n-th MiB of spare RAM, or NULL beyond its end. The mapping is completed on the way.
+static uint8_t *spare(uint64_t mib)
+{
+    for (unsigned i = 0; i < ram_n; i++) {
+        uint64_t n = ram[i].size >> 20;
+        if (mib < n) {
+            uint64_t pa = ram[i].base + (mib << 20);
+            map_ram(pa, 1 << 20);
+            return at(pa);
+        }
+        mib -= n;
+    }
+    return NULL;
+}
+
+static uint64_t spare_mib(void)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < ram_n; i++)
+        n += ram[i].size >> 20;
+    return n;
+}
+
+// Words that no page-level trick shrinks: the splitmix finisher over position and seed.
+static void fill(uint64_t *p, uint64_t index, uint64_t seed)
+{
+    uint64_t s = seed + index * (1 << 17) * 0x9e3779b97f4a7c15u;
+    for (unsigned i = 0; i < (1 << 20) / 8; i++) {
+        s += 0x9e3779b97f4a7c15u;
+        p[i] = (s ^ s >> 31) * 0xbf58476d1ce4e5b9u;
+    }
+}
+
+static void touch(struct conn *c)
+{
+    uint64_t n = http_query_u64(c, "mib", 1), seed = http_query_u64(c, "seed", 1), t = rdtsc(), i;
+    bool light = http_query(c, "light");
+    for (i = 0; i < n; i++) {
+        uint8_t *p = spare(i);
+        if (!p)
+            break;
+        if (!light)
+            fill((uint64_t *)p, i, seed);
+        for (unsigned k = 0; light && k < 1 << 20; k += PAGE)
+            *(volatile uint64_t *)(p + k) = seed + i;
+    }
+    t = rdtsc() - t;
+    http_reply(c, 200, JSON, "{\"mib\":%lu,\"spare_mib\":%lu,\"ns\":%lu}\n", i, spare_mib(),
+               tsc_ns(t));
+}
+
+static void sum(struct conn *c)
+{
+    uint64_t n = http_query_u64(c, "mib", 1), h = 0xcbf29ce484222325u, t = rdtsc(), i;
+    for (i = 0; i < n; i++) {
+        const uint64_t *p = (const void *)spare(i);
+        if (!p)
+            break;
+        for (unsigned k = 0; k < (1 << 20) / 8; k++)
+            h = (h ^ p[k]) * 0x100000001b3u;
+    }
+    t = rdtsc() - t;
+    http_reply(c, 200, JSON, "{\"mib\":%lu,\"sum\":\"%016lx\",\"ns\":%lu}\n", i, h, tsc_ns(t));
+}
+
+static void set_dirty(struct conn *c)
+{
+    uint64_t mib = MIN(http_query_u64(c, "mib", 0), spare_mib());
+    dirty.pages = http_query(c, "off") ? 0 : mib << 8;
+    dirty.rate = http_query_u64(c, "rate", 0) << 8;
+    dirty.at = 0;
+    dirty.from = rdtsc();
+    http_reply(c, 200, JSON, "{\"mib\":%lu,\"rate_mib_s\":%lu,\"rounds\":%lu,\"pages\":%lu}\n",
+               dirty.pages >> 8, dirty.rate >> 8, dirty.round, dirty.written);
+}
+
+static void dirty_page(void)
+{
+    uint8_t *p = spare(dirty.at >> 8) + (dirty.at & 255) * PAGE;
+    *(volatile uint64_t *)p = dirty.round << 32 | dirty.at;
+    dirty.written++;
+    if (++dirty.at >= dirty.pages) {
+        dirty.at = 0;
+        dirty.round++;
+    }
+}
+
+bool work_tick(uint64_t now)
+{
+    if (!dirty.pages)
+        return false;
+    if (!dirty.rate) {
+        for (unsigned i = 0; i < 256; i++)
+            dirty_page();
+        return true;
+    }
+    uint64_t per_page = MAX(tsc_khz * 1000 / dirty.rate, 1);
+    if (now - dirty.from > us_tsc(50000)) // a pause is not made up for
+        dirty.from = now - us_tsc(1000);
+    for (; now - dirty.from >= per_page; dirty.from += per_page)
+        dirty_page();
+    return false;
+}
+
+uint64_t work_next_timer(void)
+{
+    return dirty.pages && dirty.rate ? dirty.from + us_tsc(1000) : 0;
+}
+
+bool work_request(struct conn *c)
+{
+    if (http_is(c, "GET", "/touch"))
+        touch(c);
+    else if (http_is(c, "GET", "/sum"))
+        sum(c);
+    else if (http_is(c, "GET", "/dirty"))
+        set_dirty(c);
+    else
+        return false;
+    return true;
+}
