@@ -53,13 +53,14 @@ enum json_kind {
     J_STR,  // char[size], terminated
     J_ENUM, // enum of size bytes: index into names
     J_OBJ,  // struct described by sub
-    J_LIST, // array of structs described by sub; has is the offset of an unsigned count
+    J_LIST, // array of structs described by sub; has: offset of an unsigned count. Never written
 };
 enum {
     JSON_REQUIRED = 1,  // refused when missing
     JSON_NULLABLE = 2,  // null counts as not given; absent (no has: "" or 0) is written as null
-    JSON_READ_ONLY = 4, // written, never bound
-    JSON_WRITE_ONLY = 8 // bound, never written
+    JSON_OMIT = 4,      // absent (no has: "", 0 or false) is not written at all
+    JSON_BIND_ONLY = 8, // never written
+    JSON_ANY_CASE = 16, // J_ENUM: letter case does not matter
 };
 #define JSON_NO_HAS UINT16_MAX
 

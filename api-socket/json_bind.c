@@ -2,6 +2,8 @@
 // JSON objects to structs and back by one table, and the bounded writer.
 #include "api-socket/json.h"
 
+#include <strings.h>
+
 static void put_uint(void *p, size_t size, uint64_t v)
 {
     memcpy(p, &v, size); // little-endian host
@@ -61,7 +63,7 @@ static int bind_enum(const struct json_doc *d, int tok, const struct json_field 
     bool ok = d->tok[tok].type == JSMN_STRING && json_decode(d, tok, word, sizeof(word)) >= 0;
     size_t n = 0;
     for (unsigned i = 0; f->names[i]; i++) {
-        if (ok && strcmp(word, f->names[i]) == 0) {
+        if (ok && (f->flags & JSON_ANY_CASE ? strcasecmp : strcmp)(word, f->names[i]) == 0) {
             put_uint(out, f->size, i);
             return 0;
         }
@@ -124,8 +126,7 @@ int json_bind(const struct json_doc *d, int obj, const struct json_type *t, void
         return json_fail(d, d->tok[obj].start, e, "expected an object");
     for (int k = json_next(d, obj, 0); k; k = json_next(d, obj, k)) {
         size_t i = 0;
-        while (i < t->nfields &&
-               (t->fields[i].flags & JSON_READ_ONLY || !json_key_is(d, k, t->fields[i].name)))
+        while (i < t->nfields && !json_key_is(d, k, t->fields[i].name))
             i++;
         if (i == t->nfields)
             return json_fail(d, d->tok[k].start, e, "unknown field `%.*s`",
@@ -168,7 +169,8 @@ static void quoted(struct json_out *o, const char *s)
             s = from + 1;
             put(o, "?", 1);
         } else if (*from == '"' || *from == '\\' || (uint8_t)*from < 0x20 || *from == 0x7f) {
-            put(o, esc, (size_t)snprintf(esc, sizeof(esc), "\\u%04x", (unsigned)*from));
+            int n = snprintf(esc, sizeof(esc), "\\u%04x", (unsigned)*from);
+            put(o, esc, (size_t)n);
         } else {
             put(o, from, (size_t)(s - from));
         }
@@ -212,8 +214,9 @@ void json_str(struct json_out *o, const char *key, const char *v)
 void json_uint(struct json_out *o, const char *key, uint64_t v)
 {
     char b[24];
+    int n = snprintf(b, sizeof(b), "%llu", (unsigned long long)v);
     json_key(o, key);
-    put(o, b, (size_t)snprintf(b, sizeof(b), "%llu", (unsigned long long)v));
+    put(o, b, (size_t)n);
 }
 
 void json_bool(struct json_out *o, const char *key, bool v)
@@ -222,22 +225,13 @@ void json_bool(struct json_out *o, const char *key, bool v)
     put(o, v ? "true" : "false", v ? 4 : 5);
 }
 
-static void write_list(struct json_out *o, const struct json_field *f, const char *base)
-{
-    unsigned n;
-    memcpy(&n, base + f->has, sizeof(n));
-    json_open(o, f->name, '[');
-    for (unsigned i = 0; i < n; i++)
-        json_struct(o, NULL, f->sub, base + f->off + i * f->sub->size);
-    json_close(o, ']');
-}
-
 static bool absent(const struct json_field *f, const char *base)
 {
     if (f->has != JSON_NO_HAS)
         return !*(const bool *)(base + f->has);
-    return f->flags & JSON_NULLABLE && ((f->kind == J_STR && base[f->off] == 0) ||
-                                        (f->kind == J_UINT && !get_uint(base + f->off, f->size)));
+    return f->flags & (JSON_NULLABLE | JSON_OMIT) &&
+           ((f->kind == J_STR && base[f->off] == 0) ||
+            ((f->kind == J_UINT || f->kind == J_BOOL) && !get_uint(base + f->off, f->size)));
 }
 
 void json_struct(struct json_out *o, const char *key, const struct json_type *t, const void *in)
@@ -246,11 +240,10 @@ void json_struct(struct json_out *o, const char *key, const struct json_type *t,
     for (size_t i = 0; i < t->nfields; i++) {
         const struct json_field *f = &t->fields[i];
         const char *base = in, *p = base + f->off;
-        if (f->flags & JSON_WRITE_ONLY)
+        if (f->kind == J_LIST || f->flags & JSON_BIND_ONLY ||
+            (f->flags & JSON_OMIT && absent(f, base)))
             continue;
-        if (f->kind == J_LIST)
-            write_list(o, f, base);
-        else if (absent(f, base))
+        if (absent(f, base))
             json_str(o, f->name, NULL);
         else if (f->kind == J_BOOL)
             json_bool(o, f->name, *(const bool *)p);

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+// The routes: which request means which call of vmm/vm.h, and when it may come.
+#include "api-socket/api.h"
+#include "api-socket/routes.h"
+#include "api-socket/schema.h"
+#include "vmm/log.h"
+
+enum { PRE = 1, POST = 2, ANY = PRE | POST, HAS_ID = 4, CURRENT = 8 };
+
+typedef int handler(struct api_call *c, union wire *w, struct err *e);
+struct route {
+    enum http_verb verb;
+    const char *path, *sub; // first and, unless NULL, second part of the path
+    unsigned flags;         // CURRENT: the body changes the present machine configuration
+    handler *call;
+    const struct json_type *type; // of the body, NULL: none
+    const char *prefix;           // before the handler's error
+    const char *metric;           // Firecracker's name, NULL: not counted
+};
+
+static const char before[] =
+    "The requested operation is not supported before starting the microVM.";
+static const char after[] = "The requested operation is not supported after starting the microVM.";
+
+static int get_info(struct api_call *c, union wire *w, struct err *e)
+{
+    static const char *const states[] = {"Not started", "Running", "Paused"};
+    (void)w, (void)e;
+    json_open(c->out, NULL, '{');
+    json_str(c->out, "id", vm_id(c->vm));
+    json_str(c->out, "state", states[vm_state(c->vm)]);
+    json_str(c->out, "vmm_version", c->version);
+    json_str(c->out, "app_name", "Mayfly");
+    json_close(c->out, '}');
+    return 0;
+}
+
+static int get_version(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)w, (void)e;
+    json_open(c->out, NULL, '{');
+    json_str(c->out, "firecracker_version", c->version); // the key is the dialect's
+    json_close(c->out, '}');
+    return 0;
+}
+
+static int get_machine(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)e;
+    w->machine.c = vm_config(c->vm)->machine;
+    json_struct(c->out, NULL, &t_machine, w);
+    return 0;
+}
+
+static void write_devices(struct json_out *o, const struct vm_config *v, union wire *w)
+{
+    json_open(o, "drives", '[');
+    for (unsigned i = 0; i < v->ndrives; i++) {
+        w->drive = (struct drive_wire){.c = v->drives[i]};
+        json_struct(o, NULL, &t_drive, w);
+    }
+    json_close(o, ']');
+    json_open(o, "network-interfaces", '[');
+    for (unsigned i = 0; i < v->nnets; i++) {
+        w->net = (struct net_wire){.c = v->nets[i]};
+        const uint8_t *m = w->net.c.guest_mac;
+        if (w->net.c.has_mac)
+            snprintf(w->net.mac, sizeof(w->net.mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1],
+                     m[2], m[3], m[4], m[5]);
+        json_struct(o, NULL, &t_net, w);
+    }
+    json_close(o, ']');
+}
+
+static int get_config(struct api_call *c, union wire *w, struct err *e)
+{
+    static const char *const never[] = {"balloon", "cpu-config", "mmds-config",
+                                        "vsock",   "entropy",    "memory-hotplug"};
+    const struct vm_config *v = vm_config(c->vm);
+    struct json_out *o = c->out;
+    (void)e;
+    json_open(o, NULL, '{');
+    json_struct(o, "boot-source", &t_boot, &v->boot);
+    w->machine.c = v->machine;
+    json_struct(o, "machine-config", &t_machine, w);
+    write_devices(o, v, w);
+    if (v->has_logger)
+        json_struct(o, "logger", &t_logger, &v->logger);
+    else
+        json_str(o, "logger", NULL);
+    if (v->has_metrics)
+        json_struct(o, "metrics", &t_metrics, &v->metrics);
+    else
+        json_str(o, "metrics", NULL);
+    if (v->has_serial)
+        json_struct(o, "serial", &t_serial, &v->serial);
+    for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+        json_str(o, never[i], NULL);
+    json_open(o, "pmem", '[');
+    json_close(o, ']');
+    json_close(o, '}');
+    return 0;
+}
+
+static int put_machine(struct api_call *c, union wire *w, struct err *e)
+{
+    if (w->machine.cpu_template != 0)
+        return err_set(e, EINVAL, "cpu_template: Mayfly has no CPU templates");
+    return vm_put_machine(c->vm, &w->machine.c, e);
+}
+
+static int put_drive(struct api_call *c, union wire *w, struct err *e)
+{
+    if (w->drive.socket[0])
+        return err_set(e, EINVAL, "socket: Mayfly has no vhost-user drives");
+    if (!w->drive.c.path_on_host[0])
+        return err_set(e, EINVAL, "path_on_host is missing");
+    return vm_put_drive(c->vm, &w->drive.c, c->fds, e);
+}
+
+static int patch_drive(struct api_call *c, union wire *w, struct err *e)
+{
+    struct drive_patch *p = &w->drive_patch;
+    if (!p->path_on_host[0] && !p->rate_limiter.set) // Firecracker: refresh a vhost-user drive
+        return err_set(e, EINVAL, "Running method expected different backend.");
+    return vm_patch_drive(c->vm, p->drive_id, p->path_on_host[0] ? p->path_on_host : NULL,
+                          p->rate_limiter.set ? &p->rate_limiter : NULL, c->fds, e);
+}
+
+static int put_net(struct api_call *c, union wire *w, struct err *e)
+{
+    if (w->net.mac[0]) {
+        if (cfg_parse_mac(w->net.mac, w->net.c.guest_mac) != 0)
+            return err_set(e, EINVAL, "guest_mac: not a unicast address like 02:00:00:00:00:01");
+        w->net.c.has_mac = true;
+    }
+    return vm_put_net(c->vm, &w->net.c, c->fds, e);
+}
+
+static int patch_net(struct api_call *c, union wire *w, struct err *e)
+{
+    struct net_patch *p = &w->net_patch;
+    return vm_patch_net(c->vm, p->iface_id, p->rx.set ? &p->rx : NULL, p->tx.set ? &p->tx : NULL,
+                        e);
+}
+
+static int put_logger(struct api_call *c, union wire *w, struct err *e)
+{
+    if (w->logger.level > LOG_TRACE)
+        w->logger.level = LOG_WARN; // "Warning"
+    return vm_put_logger(c->vm, &w->logger, c->fds, e);
+}
+
+#define PLAIN(name, member, function)                                 \
+    static int name(struct api_call *c, union wire *w, struct err *e) \
+    {                                                                 \
+        return function(c->vm, &w->member, c->fds, e);                \
+    }
+PLAIN(put_boot, boot, vm_put_boot)
+PLAIN(put_metrics, metrics, vm_put_metrics)
+PLAIN(put_serial, serial, vm_put_serial)
+
+static int put_action(struct api_call *c, union wire *w, struct err *e)
+{
+    bool started = vm_state(c->vm) != VM_NOT_STARTED;
+    if (started != (w->action.type != ACT_START))
+        return err_set(e, EPERM, "%s", started ? after : before);
+    switch (w->action.type) {
+    case ACT_START: {
+        int r = vm_start(c->vm, e);
+        if (r && r != -EPERM) {
+            struct err cause = *e;
+            err_set(e, EINVAL, "Start microvm error: %.200s", cause.msg);
+        }
+        return r;
+    }
+    case ACT_FLUSH_METRICS:
+        return vm_flush_metrics(c->vm, e);
+    case ACT_CTRL_ALT_DEL:
+        return vm_ctrl_alt_del(c->vm, e);
+    }
+    return -EINVAL;
+}
+
+static int patch_vm(struct api_call *c, union wire *w, struct err *e)
+{
+    return w->state.resumed ? vm_resume(c->vm, e) : vm_pause(c->vm, e);
+}
+
+static int no_snapshot(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)c, (void)w;
+    return err_set(e, ENOTSUP, "snapshots are not supported by this build");
+}
+
+// clang-format off
+static const struct route routes[] = {
+    {VERB_GET, "", NULL, ANY, get_info, NULL, "", "instance_info"},
+    {VERB_GET, "version", NULL, ANY, get_version, NULL, "", "vmm_version"},
+    {VERB_GET, "machine-config", NULL, ANY, get_machine, NULL, "", "machine_cfg"},
+    {VERB_GET, "vm", "config", ANY, get_config, NULL, "", NULL},
+    {VERB_PUT, "actions", NULL, ANY, put_action, &t_action, "", "actions"},
+    {VERB_PUT, "boot-source", NULL, PRE, put_boot, &t_boot, "Boot source error: ", "boot_source"},
+    {VERB_PUT, "machine-config", NULL, PRE, put_machine, &t_machine, "Machine config error: ", "machine_cfg"},
+    {VERB_PATCH, "machine-config", NULL, PRE | CURRENT, put_machine, &t_machine_patch, "Machine config error: ", "machine_cfg"},
+    {VERB_PUT, "drives", NULL, PRE | HAS_ID, put_drive, &t_drive, "Drive config error: ", "drive"},
+    {VERB_PATCH, "drives", NULL, POST | HAS_ID, patch_drive, &t_drive_patch, "Drive config error: ", "drive"},
+    {VERB_PUT, "network-interfaces", NULL, PRE | HAS_ID, put_net, &t_net, "Network config error: ", "network"},
+    {VERB_PATCH, "network-interfaces", NULL, POST | HAS_ID, patch_net, &t_net_patch, "Network config error: ", "network"},
+    {VERB_PUT, "logger", NULL, PRE, put_logger, &t_logger, "Logger error: ", "logger"},
+    {VERB_PUT, "metrics", NULL, PRE, put_metrics, &t_metrics, "Metrics error: ", "metrics"},
+    {VERB_PUT, "serial", NULL, PRE, put_serial, &t_serial, "Serial config error: ", "serial"},
+    {VERB_PATCH, "vm", NULL, POST, patch_vm, &t_state, "Internal Vmm error: ", NULL},
+    {VERB_PUT, "snapshot", "create", POST, no_snapshot, NULL, "Create snapshot error: ", NULL},
+    {VERB_PUT, "snapshot", "load", PRE, no_snapshot, NULL, "Load snapshot error: ", NULL},
+};
+
+// What Firecracker has and Mayfly never will: the first part of the path, or of a configuration
+// file's section name, says it.
+static const struct { const char *path, *name; } never[] = {
+    {"vsock", "vsock device"},     {"balloon", "balloon device"}, {"mmds", "metadata service (MMDS)"},
+    {"pmem", "pmem device"},       {"entropy", "entropy device"}, {"hotplug", "memory hotplug"},
+    {"cpu-config", "CPU templates"}, {"mmds-config", "metadata service (MMDS)"}, {"memory-hotplug", "memory hotplug"},
+};
+// clang-format on
+
+void api_fault(struct json_out *out, const char *msg)
+{
+    out->len = 0;
+    out->comma = out->overflow = false;
+    json_open(out, NULL, '{');
+    json_str(out, "fault_message", msg);
+    json_close(out, '}');
+}
+
+// The next part of the path, empty at its end. Leading slashes do not count, as in Firecracker.
+static const char *part(const char **p, const char *end, size_t *n)
+{
+    while (*p < end && **p == '/')
+        ++*p;
+    const char *s = *p;
+    while (*p < end && **p != '/')
+        ++*p;
+    *n = (size_t)(*p - s);
+    return s;
+}
+
+static bool same(const char *s, size_t n, const char *word)
+{
+    return n == strlen(word) && memcmp(s, word, n) == 0;
+}
+
+static const struct route *find(const struct api_call *c, const char *first, size_t n,
+                                const char *second, size_t m, struct err *e)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+        if (same(first, n, never[i].path)) {
+            err_set(e, EINVAL, "Mayfly has no %s: a microVM has drives and network interfaces.",
+                    never[i].name);
+            return NULL;
+        }
+    for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+        const struct route *r = &routes[i];
+        if (r->verb == c->verb && same(first, n, r->path) && (!r->sub || same(second, m, r->sub)))
+            return r;
+    }
+    err_set(e, EINVAL, "Invalid request method and/or path: %s %.*s.", http_verb_name(c->verb),
+            (int)MIN(n, 128), first);
+    return NULL;
+}
+
+static int check_id(const char *id, size_t n, struct err *e)
+{
+    if (n == 0)
+        return err_set(e, EINVAL, "The ID cannot be empty.");
+    if (n > CFG_ID_MAX)
+        return err_set(e, EINVAL, "The ID cannot be longer than %d characters.", CFG_ID_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (!((id[i] | 32) >= 'a' && (id[i] | 32) <= 'z') && !(id[i] >= '0' && id[i] <= '9') &&
+            id[i] != '_')
+            return err_set(e, EINVAL,
+                           "API Resource IDs can only contain alphanumeric characters and "
+                           "underscores.");
+    return 0;
+}
+
+// Reads the body into w. Errors here are about the request's form and carry serde's sentence.
+static int read_body(struct api_call *c, const struct route *r, union wire *w, struct err *e)
+{
+    struct json_doc d;
+    struct err why;
+    int rc = json_parse(&d, c->body, c->body_len, JSON_BODY_TOKENS, &why);
+    if (rc == 0 && r->flags & CURRENT) {
+        if (d.count == 1)
+            return err_set(e, EINVAL, "Empty PATCH request.");
+        w->machine.c = vm_config(c->vm)->machine;
+    }
+    if (rc == 0)
+        rc = json_bind(&d, 0, r->type, w, &why);
+    if (rc)
+        err_set(e, EINVAL,
+                "An error occurred when deserializing the json body of a request: %.180s.",
+                why.msg);
+    return rc;
+}
+
+static int perform(struct api_call *c, const struct route **found, struct err *e)
+{
+    const char *p = c->target, *end = p + c->target_len;
+    size_t n, m;
+    const char *first = part(&p, end, &n), *second = part(&p, end, &m);
+    union wire w = {0};
+    struct err why = {0};
+    int rc;
+
+    if (c->verb == VERB_GET && c->body_len)
+        return err_set(e, EINVAL, "GET request cannot have a body.");
+    if ((c->verb == VERB_PUT || c->verb == VERB_PATCH) && !c->body_len)
+        return err_set(e, EINVAL, "Empty %s request.", http_verb_name(c->verb));
+    const struct route *r = *found = find(c, first, n, second, m, e);
+    if (!r)
+        return -EINVAL;
+    if (r->flags & HAS_ID && (rc = check_id(second, m, e)))
+        return rc;
+    if (r->type && (rc = read_body(c, r, &w, e)))
+        return rc;
+    if (r->flags & HAS_ID && !same(second, m, (const char *)&w)) // ids come first in their structs
+        return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+    unsigned now = vm_state(c->vm) == VM_NOT_STARTED ? PRE : POST;
+    if (!(r->flags & now))
+        return err_set(e, EPERM, "%s", now == PRE ? before : after);
+    rc = r->call(c, &w, &why);
+    if (rc == -EPERM) // the wrong time is told without a prefix
+        *e = why;
+    else if (rc)
+        err_set(e, -rc, "%s%.220s", r->prefix, why.msg);
+    return rc;
+}
+
+int api_route(struct api_call *c)
+{
+    static const enum vm_api_kind kinds[] = {
+        [VERB_GET] = API_GET, [VERB_PUT] = API_PUT, [VERB_PATCH] = API_PATCH};
+    const struct route *r = NULL;
+    struct err e = {0};
+    uint64_t t = now_ns();
+    int rc = perform(c, &r, &e);
+    if (rc == 0 && c->out->overflow)
+        rc = err_set(&e, EMSGSIZE, "The answer exceeds %zu bytes.", c->out->cap);
+    if (rc)
+        api_fault(c->out, e.msg);
+    if (r && r->metric)
+        vm_count_api(c->vm, kinds[c->verb], r->metric, rc != 0, (now_ns() - t) / 1000);
+    LOG_AT(vm_log(c->vm), rc ? LOG_INFO : LOG_DEBUG, false, "%s %.*s: %s", http_verb_name(c->verb),
+           (int)MIN(c->target_len, 128), c->target, rc ? e.msg : "done");
+    return rc ? 400 : c->out->len ? 200 : 204;
+}
+
+// One section, or one element of it: the same binding and call as its PUT route.
+static int apply(struct api_call *c, const struct json_doc *d, int tok, const struct route *r,
+                 struct err *e)
+{
+    union wire w = {0};
+    struct err why = {0};
+    int rc = json_bind(d, tok, r->type, &w, &why);
+    if (rc == 0 && r->flags & HAS_ID)
+        rc = check_id((const char *)&w, strlen((const char *)&w), &why);
+    if (rc == 0)
+        rc = r->call(c, &w, &why);
+    return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
+}
+
+static int section(struct api_call *c, const struct json_doc *d, int key, struct err *e)
+{
+    const char *name = d->text + d->tok[key].start;
+    size_t n = (size_t)(d->tok[key].end - d->tok[key].start);
+    const jsmntok_t *v = &d->tok[key + 1];
+    if (json_key_is(d, key + 1, "null") || (v->type == JSMN_ARRAY && v->size == key + 2))
+        return 0; // as GET /vm/config writes what is absent
+    const struct route *r = find(c, name, n, "", 0, e);
+    if (!r)
+        return -EINVAL;
+    if (!(r->flags & HAS_ID))
+        return apply(c, d, key + 1, r, e);
+    if (v->type != JSMN_ARRAY)
+        return json_fail(d, v->start, e, "%sexpected an array", r->prefix);
+    for (int i = json_next(d, key + 1, 0); i; i = json_next(d, key + 1, i)) {
+        int rc = apply(c, d, i, r, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int api_apply_config(struct vm *vm, const char *json, size_t len, struct err *e)
+{
+    struct api_call c = {.vm = vm, .verb = VERB_PUT};
+    struct json_doc d;
+    bool has_boot = false;
+    int rc = json_parse(&d, json, len, JSON_TOKENS_MAX, e);
+    // The logger first, wherever it stands, so that the rest can be logged.
+    for (int pass = 0; rc == 0 && pass < 2; pass++)
+        for (int k = json_next(&d, 0, 0); rc == 0 && k; k = json_next(&d, 0, k)) {
+            if (json_key_is(&d, k, "logger") != (pass == 0))
+                continue;
+            has_boot |= json_key_is(&d, k, "boot-source");
+            rc = section(&c, &d, k, e);
+        }
+    if (rc == 0 && !has_boot)
+        return err_set(e, EINVAL, "missing field `boot-source`");
+    return rc;
+}

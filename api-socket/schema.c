@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The dialect's tables; openapi.yaml says the same for readers outside, a test holds them together.
+#include "api-socket/schema.h"
+
+#define AT(s, m) offsetof(struct s, m), sizeof(((struct s *)0)->m)
+#define TYPE(s, f)                         \
+    {                                      \
+        sizeof(struct s), f, ARRAY_SIZE(f) \
+    }
+#define REQ    JSON_REQUIRED
+#define OPT    JSON_NULLABLE
+#define NO_HAS .has = JSON_NO_HAS
+
+// clang-format off
+static const struct json_field bucket_f[] = {
+    {"size", J_UINT, REQ, AT(bucket_cfg, size), NO_HAS, .max = UINT64_MAX},
+    {"one_time_burst", J_UINT, OPT, AT(bucket_cfg, one_time_burst), NO_HAS, .max = UINT64_MAX},
+    {"refill_time", J_UINT, REQ, AT(bucket_cfg, refill_ms), NO_HAS, .max = UINT64_MAX},
+};
+static const struct json_type t_bucket = TYPE(bucket_cfg, bucket_f);
+
+static const struct json_field limiter_f[] = {
+    {"bandwidth", J_OBJ, OPT, AT(limiter_cfg, bandwidth), offsetof(struct limiter_cfg, bandwidth.set), .sub = &t_bucket},
+    {"ops", J_OBJ, OPT, AT(limiter_cfg, ops), offsetof(struct limiter_cfg, ops.set), .sub = &t_bucket},
+};
+static const struct json_type t_limiter = TYPE(limiter_cfg, limiter_f);
+
+static const char *const huge_names[] = {"None", "Transparent", "2M", NULL};
+static const char *const template_names[] = {"None", "C3", "T2", "T2S", "T2CL", "T2A", "V1N1", NULL};
+#define MACHINE_FIELDS(need)                                                                                 \
+    {"vcpu_count", J_UINT, need, AT(machine_wire, c.vcpu_count), NO_HAS, 1, CFG_MAX_VCPUS},                  \
+    {"mem_size_mib", J_UINT, need, AT(machine_wire, c.mem_size_mib), NO_HAS, 1, CFG_MEM_MAX_MIB},            \
+    {"smt", J_BOOL, OPT, AT(machine_wire, c.smt), NO_HAS},                                                   \
+    {"track_dirty_pages", J_BOOL, OPT, AT(machine_wire, c.track_dirty_pages), NO_HAS},                       \
+    {"huge_pages", J_ENUM, OPT, AT(machine_wire, c.huge_pages), NO_HAS, .names = huge_names},                \
+    {"cpu_template", J_ENUM, OPT | JSON_BIND_ONLY, AT(machine_wire, cpu_template), NO_HAS, .names = template_names}
+static const struct json_field machine_f[] = {MACHINE_FIELDS(REQ)};
+static const struct json_field machine_patch_f[] = {MACHINE_FIELDS(OPT)};
+const struct json_type t_machine = TYPE(machine_wire, machine_f);
+const struct json_type t_machine_patch = TYPE(machine_wire, machine_patch_f);
+
+static const struct json_field boot_f[] = {
+    {"kernel_image_path", J_STR, REQ, AT(boot_cfg, kernel_image_path), NO_HAS, .min = 1},
+    {"initrd_path", J_STR, OPT, AT(boot_cfg, initrd_path), NO_HAS, .min = 1},
+    {"boot_args", J_STR, OPT, AT(boot_cfg, boot_args), .has = offsetof(struct boot_cfg, has_args)},
+};
+const struct json_type t_boot = TYPE(boot_cfg, boot_f);
+
+static const char *const cache_names[] = {"Unsafe", "Writeback", NULL};
+static const char *const engine_names[] = {"Sync", "Async", NULL};
+static const struct json_field drive_f[] = {
+    {"drive_id", J_STR, REQ, AT(drive_wire, c.drive_id), NO_HAS, .min = 1},
+    {"partuuid", J_STR, OPT, AT(drive_wire, c.partuuid), NO_HAS, .min = 1},
+    {"is_root_device", J_BOOL, REQ, AT(drive_wire, c.is_root_device), NO_HAS},
+    {"cache_type", J_ENUM, 0, AT(drive_wire, c.writeback), NO_HAS, .names = cache_names},
+    {"is_read_only", J_BOOL, OPT, AT(drive_wire, c.is_read_only), NO_HAS},
+    {"path_on_host", J_STR, OPT, AT(drive_wire, c.path_on_host), NO_HAS, .min = 1},
+    {"rate_limiter", J_OBJ, OPT, AT(drive_wire, c.rate_limiter), offsetof(struct drive_wire, c.rate_limiter.set), .sub = &t_limiter},
+    {"io_engine", J_ENUM, OPT, AT(drive_wire, c.io_engine_async), NO_HAS, .names = engine_names},
+    {"socket", J_STR, OPT, AT(drive_wire, socket), NO_HAS, .min = 1},
+    {"cow_path", J_STR, OPT | JSON_OMIT, AT(drive_wire, c.cow_path), NO_HAS, .min = 1},
+};
+const struct json_type t_drive = TYPE(drive_wire, drive_f);
+
+static const struct json_field drive_patch_f[] = {
+    {"drive_id", J_STR, REQ, AT(drive_patch, drive_id), NO_HAS, .min = 1},
+    {"path_on_host", J_STR, OPT, AT(drive_patch, path_on_host), NO_HAS, .min = 1},
+    {"rate_limiter", J_OBJ, OPT, AT(drive_patch, rate_limiter), offsetof(struct drive_patch, rate_limiter.set), .sub = &t_limiter},
+};
+const struct json_type t_drive_patch = TYPE(drive_patch, drive_patch_f);
+
+static const struct json_field net_f[] = {
+    {"iface_id", J_STR, REQ, AT(net_wire, c.iface_id), NO_HAS, .min = 1},
+    {"host_dev_name", J_STR, REQ, AT(net_wire, c.host_dev_name), NO_HAS, .min = 1},
+    {"guest_mac", J_STR, OPT, AT(net_wire, mac), NO_HAS, .min = 17},
+    {"mtu", J_UINT, OPT, AT(net_wire, c.mtu), NO_HAS, 68, 65535},
+    {"rx_rate_limiter", J_OBJ, OPT, AT(net_wire, c.rx_rate_limiter), offsetof(struct net_wire, c.rx_rate_limiter.set), .sub = &t_limiter},
+    {"tx_rate_limiter", J_OBJ, OPT, AT(net_wire, c.tx_rate_limiter), offsetof(struct net_wire, c.tx_rate_limiter.set), .sub = &t_limiter},
+    {"allow_mac_spoofing", J_BOOL, JSON_OMIT, AT(net_wire, c.allow_mac_spoofing), NO_HAS},
+};
+const struct json_type t_net = TYPE(net_wire, net_f);
+
+static const struct json_field net_patch_f[] = {
+    {"iface_id", J_STR, REQ, AT(net_patch, iface_id), NO_HAS, .min = 1},
+    {"rx_rate_limiter", J_OBJ, OPT, AT(net_patch, rx), offsetof(struct net_patch, rx.set), .sub = &t_limiter},
+    {"tx_rate_limiter", J_OBJ, OPT, AT(net_patch, tx), offsetof(struct net_patch, tx.set), .sub = &t_limiter},
+};
+const struct json_type t_net_patch = TYPE(net_patch, net_patch_f);
+
+// As enum log_level; the last is another word for Warn.
+static const char *const level_names[] = {"Off", "Error", "Warn", "Info", "Debug", "Trace", "Warning", NULL};
+static const struct json_field logger_f[] = {
+    {"log_path", J_STR, OPT, AT(logger_cfg, log_path), NO_HAS, .min = 1},
+    {"level", J_ENUM, OPT | JSON_ANY_CASE, AT(logger_cfg, level), offsetof(struct logger_cfg, has_level), .names = level_names},
+    {"show_level", J_BOOL, OPT, AT(logger_cfg, show_level), .has = offsetof(struct logger_cfg, has_show_level)},
+    {"show_log_origin", J_BOOL, OPT, AT(logger_cfg, show_log_origin), .has = offsetof(struct logger_cfg, has_show_log_origin)},
+    {"module", J_STR, OPT, AT(logger_cfg, module), NO_HAS, .min = 1},
+};
+const struct json_type t_logger = TYPE(logger_cfg, logger_f);
+
+static const struct json_field metrics_f[] = {
+    {"metrics_path", J_STR, REQ, AT(metrics_cfg, metrics_path), NO_HAS, .min = 1},
+    {"emit_id", J_BOOL, OPT | JSON_OMIT, AT(metrics_cfg, emit_id), NO_HAS},
+};
+const struct json_type t_metrics = TYPE(metrics_cfg, metrics_f);
+
+static const struct json_field serial_f[] = {
+    {"serial_out_path", J_STR, OPT, AT(serial_cfg, serial_out_path), NO_HAS, .min = 1},
+    {"rate_limiter", J_OBJ, OPT, AT(serial_cfg, rate_limiter), offsetof(struct serial_cfg, rate_limiter.set), .sub = &t_bucket},
+};
+const struct json_type t_serial = TYPE(serial_cfg, serial_f);
+
+static const char *const action_names[] = {"InstanceStart", "FlushMetrics", "SendCtrlAltDel", NULL};
+static const struct json_field action_f[] = {
+    {"action_type", J_ENUM, REQ, AT(action_wire, type), NO_HAS, .names = action_names},
+};
+const struct json_type t_action = TYPE(action_wire, action_f);
+
+static const char *const state_names[] = {"Paused", "Resumed", NULL};
+static const struct json_field state_f[] = {
+    {"state", J_ENUM, REQ, AT(state_wire, resumed), NO_HAS, .names = state_names},
+};
+const struct json_type t_state = TYPE(state_wire, state_f);
+// clang-format on
