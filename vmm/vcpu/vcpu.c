@@ -78,8 +78,9 @@ void vcpu_destroy(struct vcpu *v)
     v->fd = -1;
 }
 
-// A guest that makes no exit and stands at one instruction for two ticks of its own CPU time is reported
-// once per stall. A sleeping guest uses no CPU time, so it neither ticks nor wakes the monitor.
+// A guest that makes no exit and stands at one instruction for two ticks of its own CPU time is
+// reported once per stall. A sleeping guest uses no CPU time, so it neither ticks nor wakes the
+// monitor.
 static void check_stall(struct vcpu *v)
 {
     struct kvm_regs r;
@@ -199,8 +200,8 @@ static bool at_gate(struct vcpu *v)
     return go_on;
 }
 
-// CPU-time timer, directed at this thread: fires only while the guest executes. Without one (an odd host)
-// stalls go unreported, which is no reason not to run.
+// CPU-time timer, directed at this thread: fires only while the guest executes. Without one (an odd
+// host) stalls go unreported, which is no reason not to run.
 // #syscalls:config timer_create timer_settime gettid
 static void start_timer(struct vcpu *v)
 {
@@ -275,8 +276,8 @@ void vcpu_go(struct vcpu *all, unsigned n)
         move_gate(all, VCPU_RUN);
 }
 
-// immediate_exit stays set until the thread passes the gate again, so a kick that comes between an exit and
-// the next KVM_RUN is not lost.
+// immediate_exit stays set until the thread passes the gate again, so a kick that comes between an
+// exit and the next KVM_RUN is not lost.
 static void kick_all(struct vcpu *all, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -356,9 +357,9 @@ int vcpu_set_boot_regs(int fd, bool long_mode, uint64_t rip, uint64_t rsi_or_rbx
     s.efer = 0;
     if (long_mode) {
         s.cr3 = cr3;
-        s.cr4 = 0x20;             // PAE
-        s.cr0 |= 0x80000000;      // PG
-        s.efer = 0x500;           // LME, LMA
+        s.cr4 = 0x20;        // PAE
+        s.cr0 |= 0x80000000; // PG
+        s.efer = 0x500;      // LME, LMA
         r.rsi = rsi_or_rbx;
     } else {
         r.rbx = rsi_or_rbx;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // vmm/vcpu: one thread per vCPU, its KVM_RUN loop and its exits.
 //
-// A vCPU thread is in one of three places: parked at its gate, inside KVM_RUN, or serving an exit. The
-// control thread moves it: vcpu_park stops all and returns when every thread is parked, with port and MMIO
-// accesses completed (KVM finishes a pending access at the next KVM_RUN, so a thread parks only after an
-// immediate exit); vcpu_go lets them run; vcpu_stop ends and joins them. While parked, registers belong
-// to the control thread. Source: KVM API, sections 4.10 and 5 (immediate_exit, exit reasons).
+// A vCPU thread is in one of three places: parked at its gate, inside KVM_RUN, or serving an exit.
+// The control thread moves it: vcpu_park stops all and returns when every thread is parked, with
+// port and MMIO accesses completed (KVM finishes a pending access at the next KVM_RUN, so a thread
+// parks only after an immediate exit); vcpu_go lets them run; vcpu_stop ends and joins them. While
+// parked, registers belong to the control thread. Source: KVM API, sections 4.10 and 5
+// (immediate_exit, exit reasons).
 #ifndef VMM_VCPU_VCPU_H
 #define VMM_VCPU_VCPU_H
 
@@ -23,7 +24,8 @@ struct vcpu;
 
 enum vcpu_end {
     VCPU_END_RESET,    // triple fault or system reset: the guest is done
-    VCPU_END_INTERNAL, // KVM_EXIT_INTERNAL_ERROR, failed entry or emulation: KVM gave up on the guest
+    VCPU_END_INTERNAL, // KVM_EXIT_INTERNAL_ERROR, failed entry or emulation: KVM gave up on the
+                       // guest
     VCPU_END_HOST,     // KVM_RUN itself failed, or memory behind the guest went away
 };
 
@@ -32,8 +34,9 @@ struct vcpu_ops {
     void (*pio)(void *ctx, uint16_t port, bool write, unsigned len, uint8_t *data);
     void (*mmio)(void *ctx, uint64_t addr, bool write, unsigned len, uint8_t *data);
     void (*end)(void *ctx, struct vcpu *v, enum vcpu_end why, const char *text);
-    void (*stalled)(void *ctx, struct vcpu *v, uint64_t rip); // no exit, same RIP for 10 s of CPU time
-    int (*started)(void *ctx, struct vcpu *v);                // first thing on the thread: its filter
+    void (*stalled)(void *ctx, struct vcpu *v,
+                    uint64_t rip);             // no exit, same RIP for 10 s of CPU time
+    int (*started)(void *ctx, struct vcpu *v); // first thing on the thread: its filter
 };
 
 enum vcpu_mode { VCPU_PARK, VCPU_RUN, VCPU_QUIT };
@@ -53,7 +56,7 @@ struct vcpu {
     size_t run_size;
     pthread_t thread;
     bool has_thread;
-    bool done;         // reported its end: stays parked whatever the gate says
+    bool done; // reported its end: stays parked whatever the gate says
     timer_t timer;
     bool has_timer;
     struct vcpu_gate *gate;
@@ -67,8 +70,8 @@ struct vcpu {
 
 void vcpu_gate_init(struct vcpu_gate *g);
 
-// Creates vCPU `id` on vm_fd at descriptor `fd_slot` or anywhere when that is -1, and maps its kvm_run.
-// Errors: KVM's.
+// Creates vCPU `id` on vm_fd at descriptor `fd_slot` or anywhere when that is -1, and maps its
+// kvm_run. Errors: KVM's.
 int vcpu_create(struct vcpu *v, int vm_fd, unsigned id, size_t run_size, struct vcpu_gate *g,
                 const struct vcpu_ops *ops, void *ctx, struct err *e);
 // Starts its thread, parked.
@@ -82,8 +85,8 @@ void vcpu_go(struct vcpu *all, unsigned n);
 void vcpu_park(struct vcpu *all, unsigned n);
 void vcpu_stop(struct vcpu *all, unsigned n); // parks, ends and joins all threads
 
-// Register state of a first instruction: 32-bit protected mode as PVH wants it, or 64-bit long mode as Linux
-// does (segments and page tables as vmm/boot laid them out).
+// Register state of a first instruction: 32-bit protected mode as PVH wants it, or 64-bit long mode
+// as Linux does (segments and page tables as vmm/boot laid them out).
 int vcpu_set_boot_regs(int fd, bool long_mode, uint64_t rip, uint64_t rsi_or_rbx, uint64_t rsp,
                        uint64_t cr3, uint64_t gdt, uint64_t idt, struct err *e);
 

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device thread: one restricted io_uring, waited on with one syscall per round.
+#include "vmm/loop.h"
+
+#include <limits.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#define SQ_ENTRIES   128
+#define DEVICE_STACK (64 * KIB)
+
+enum { BIT_CALL = 1, BIT_SERIAL = 2, BIT_QUIT = 4, BIT_AGAIN = 8 };
+
+static uint64_t tag(enum loop_kind k, unsigned slot, int file)
+{
+    return 1u | (uint64_t)k << 1 | (uint64_t)slot << 8 | (uint64_t)(unsigned)file << 16;
+}
+
+// IOSQE_FIXED_FILE is both allowed and required: the ring reaches registered files and nothing
+// else.
+static int restrict_ring(struct io_uring *r)
+{
+    static const uint8_t ops[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READV,
+                                  IORING_OP_WRITEV,   IORING_OP_FSYNC,       IORING_OP_FALLOCATE};
+    struct io_uring_restriction res[ARRAY_SIZE(ops) + 3] = {0};
+    unsigned n = 0;
+
+    for (; n < ARRAY_SIZE(ops); n++) {
+        res[n].opcode = IORING_RESTRICTION_SQE_OP;
+        res[n].sqe_op = ops[n];
+    }
+    res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    res[n++].sqe_flags = IOSQE_FIXED_FILE;
+    res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+    res[n++].sqe_flags = IOSQE_FIXED_FILE;
+    res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+    res[n++].register_op = IORING_REGISTER_FILES_UPDATE;
+    return io_uring_register_restrictions(r, res, n);
+}
+
+static int make_ring(struct loop *l)
+{
+    // Newest first: completions run only when the thread asks for them, which spares it
+    // interruptions.
+    static const unsigned tries[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+                                     IORING_SETUP_COOP_TASKRUN, 0};
+    int rc = -EINVAL;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tries) && rc == -EINVAL; i++) {
+        struct io_uring_params p = {.flags =
+                                        tries[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
+                                    .cq_entries = 4 * SQ_ENTRIES};
+        rc = io_uring_queue_init_params(SQ_ENTRIES, &l->ring, &p);
+    }
+    return rc;
+}
+
+// #syscalls:boot io_uring_setup io_uring_register eventfd2
+int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err *e)
+{
+    memset(l, 0, sizeof(*l));
+    l->ops = ops;
+    l->ctx = ctx;
+    l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (l->wake_fd < 0)
+        return err_set(e, errno, "eventfd: %s", strerror(errno));
+    int rc = make_ring(l);
+    if (rc < 0)
+        return err_set(e, -rc, "this host forbids io_uring (%s): see kernel.io_uring_disabled",
+                       strerror(-rc));
+    l->ring_made = true;
+    unsigned workers[2] = {4, 4}; // io-wq threads count against pids and NPROC limits
+    io_uring_register_iowq_max_workers(&l->ring, workers);
+    for (unsigned i = 0; i < LOOP_FILES; i++)
+        l->files[i] = -1;
+    rc = io_uring_register_files_sparse(&l->ring, LOOP_FILES);
+    if (rc == 0)
+        rc = restrict_ring(&l->ring);
+    if (rc < 0)
+        return err_set(e, -rc, "cannot restrict the io_uring: %s", strerror(-rc));
+    pthread_mutex_init(&l->call_lock, NULL);
+    pthread_cond_init(&l->call_cond, NULL);
+    return 0;
+}
+
+// A full submission queue is emptied into the kernel first; it never stays full.
+static struct io_uring_sqe *get_sqe(struct loop *l)
+{
+    struct io_uring_sqe *s = io_uring_get_sqe(&l->ring);
+    if (!s) {
+        io_uring_submit(&l->ring);
+        s = io_uring_get_sqe(&l->ring);
+    }
+    return s;
+}
+
+static void add_poll(struct loop *l, int file, uint64_t data, uint32_t mask, bool multi)
+{
+    struct io_uring_sqe *s = get_sqe(l);
+    if (!s)
+        return;
+    if (multi)
+        io_uring_prep_poll_multishot(s, file, mask);
+    else
+        io_uring_prep_poll_add(s, file, mask);
+    io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_data64(s, data);
+    l->poll_tag[file] = data;
+}
+
+// #syscalls:device io_uring_register(IORING_REGISTER_FILES_UPDATE)
+int loop_file_add(struct loop *l, int fd)
+{
+    for (int i = 0; i < LOOP_FILES; i++) {
+        if (l->files[i] != -1)
+            continue;
+        int rc = io_uring_register_files_update(&l->ring, (unsigned)i, &fd, 1);
+        if (rc < 0)
+            return rc;
+        l->files[i] = fd;
+        l->poll_tag[i] = 0;
+        return i;
+    }
+    return -ENFILE;
+}
+
+// The poll is cancelled before the file goes, or its reference would keep a tap busy.
+void loop_file_del(struct loop *l, int file)
+{
+    int none = -1;
+
+    if (file < 0 || file >= LOOP_FILES || l->files[file] == -1)
+        return;
+    struct io_uring_sqe *s = l->poll_tag[file] ? get_sqe(l) : NULL;
+    if (s) {
+        io_uring_prep_poll_remove(s, l->poll_tag[file]);
+        io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
+        io_uring_sqe_set_data64(s, tag(LOOP_IGNORE, 0, 0));
+        io_uring_submit_and_get_events(&l->ring);
+    }
+    io_uring_register_files_update(&l->ring, (unsigned)file, &none, 1);
+    l->files[file] = -1;
+    l->poll_tag[file] = 0;
+}
+
+void loop_watch(struct loop *l, int file, unsigned slot)
+{
+    add_poll(l, file, tag(LOOP_KICK, slot, file), POLLIN, true);
+}
+
+void loop_poll(struct loop *l, int file, unsigned slot, uint32_t mask)
+{
+    if (!l->poll_tag[file])
+        add_poll(l, file, tag(LOOP_READY, slot, file), mask, false);
+}
+
+int loop_io(struct loop *l, struct vio_io *io)
+{
+    struct io_uring_sqe *s = l->inflight < LOOP_INFLIGHT ? get_sqe(l) : NULL;
+    if (!s)
+        return -EBUSY;
+    switch (io->op) {
+    case VIO_IO_READV:
+        io_uring_prep_readv2(s, io->file, io->iov, io->niov, io->off, (int)io->flags);
+        break;
+    case VIO_IO_WRITEV:
+        io_uring_prep_writev2(s, io->file, io->iov, io->niov, io->off, (int)io->flags);
+        break;
+    case VIO_IO_FSYNC:
+        io_uring_prep_fsync(s, io->file, io->flags);
+        break;
+    case VIO_IO_FALLOCATE:
+        io_uring_prep_fallocate(s, io->file, (int)io->flags, (off_t)io->off, (off_t)io->len);
+        break;
+    }
+    io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_data(s, io);
+    l->inflight++;
+    return 0;
+}
+
+void loop_timer(struct loop *l, unsigned slot, uint64_t at_ns)
+{
+    l->deadline[slot] = at_ns;
+}
+
+// One write per transition: whoever finds the bit set knows that a wake-up is on its way.
+// #syscalls:vcpu write
+// #syscalls:control write
+static void wake(struct loop *l, uint32_t bit)
+{
+    uint64_t one = 1;
+
+    if (!(atomic_fetch_or(&l->bits, bit) & bit) && write(l->wake_fd, &one, sizeof(one)) < 0)
+        return; // EAGAIN: the counter is full, so the thread is awake already
+}
+
+void loop_again(struct loop *l, unsigned slot)
+{
+    if (l->running && pthread_equal(pthread_self(), l->thread)) {
+        l->local |= 1u << slot;
+        return;
+    }
+    atomic_fetch_or(&l->again, 1u << slot);
+    wake(l, BIT_AGAIN);
+}
+
+void loop_serial(struct loop *l)
+{
+    wake(l, BIT_SERIAL);
+}
+
+int loop_call(struct loop *l, int (*fn)(void *), void *arg)
+{
+    if (!l->running)
+        return fn(arg);
+    pthread_mutex_lock(&l->call_lock);
+    l->call_fn = fn;
+    l->call_arg = arg;
+    l->call_pending = true;
+    wake(l, BIT_CALL);
+    while (l->call_pending && !l->dead)
+        pthread_cond_wait(&l->call_cond, &l->call_lock);
+    int rc = l->call_pending ? -EIO : l->call_rc;
+    l->call_pending = false;
+    pthread_mutex_unlock(&l->call_lock);
+    return rc;
+}
+
+// The caller sleeps with call_pending set, so fn and arg are stable without the lock.
+static void try_call(struct loop *l)
+{
+    int rc = l->call_fn(l->call_arg);
+    l->call_retry = rc == -EAGAIN;
+    if (l->call_retry)
+        return;
+    pthread_mutex_lock(&l->call_lock);
+    l->call_rc = rc;
+    l->call_pending = false;
+    pthread_cond_signal(&l->call_cond);
+    pthread_mutex_unlock(&l->call_lock);
+}
+
+static void on_cqe(struct loop *l, const struct io_uring_cqe *c)
+{
+    uint64_t d = c->user_data;
+
+    if (!(d & 1)) {
+        l->inflight--;
+        l->ops->io_done(l->ctx, io_uring_cqe_get_data(c), c->res);
+        return;
+    }
+    enum loop_kind kind = (enum loop_kind)(d >> 1 & 7);
+    unsigned slot = (unsigned)(d >> 8) & 0xff;
+    int file = (int)(d >> 16);
+    bool live = file >= 0 && file < LOOP_FILES && l->files[file] != -1;
+    if (kind == LOOP_IGNORE || !live || c->res == -ECANCELED)
+        return;
+    if (!(c->flags & IORING_CQE_F_MORE))
+        l->poll_tag[file] = 0;
+    if (kind == LOOP_READY) {
+        l->ops->ready(l->ctx, slot);
+        return;
+    }
+    // An overflowing completion queue ends a multishot poll: take it up again.
+    if (!(c->flags & IORING_CQE_F_MORE) && c->res >= 0)
+        add_poll(l, file, d, POLLIN, true);
+    if (kind == LOOP_KICK)
+        l->local |= 1u << slot;
+}
+
+static void run_local(struct loop *l)
+{
+    uint32_t todo = l->local | atomic_exchange(&l->again, 0);
+
+    l->local = 0;
+    while (todo) {
+        unsigned slot = (unsigned)__builtin_ctz(todo);
+        todo &= todo - 1;
+        l->ops->kick(l->ctx, slot);
+    }
+}
+
+// Fires what is due; returns the next deadline, 0 for none.
+static uint64_t run_timers(struct loop *l)
+{
+    uint64_t next = 0, now = 0;
+
+    for (unsigned i = 0; i < LOOP_TIMERS; i++) {
+        if (!l->deadline[i])
+            continue;
+        if (!now)
+            now = now_ns();
+        if (l->deadline[i] <= now) {
+            l->deadline[i] = 0;
+            l->ops->timer(l->ctx, i, now);
+        }
+        if (l->deadline[i] && (!next || l->deadline[i] < next))
+            next = l->deadline[i];
+    }
+    return next;
+}
+
+// #syscalls:device io_uring_enter(@RING)
+static int wait_events(struct loop *l, uint64_t next)
+{
+    struct io_uring_cqe *c;
+    struct __kernel_timespec ts, *t = NULL;
+    int rc;
+
+    if (l->local || atomic_load(&l->again) || (atomic_load(&l->bits) & ~(uint32_t)BIT_CALL)) {
+        rc = io_uring_submit_and_get_events(&l->ring);
+    } else {
+        if (next) {
+            uint64_t now = now_ns(), left = next > now ? next - now : 1;
+            ts.tv_sec = (long long)(left / NSEC_PER_SEC);
+            ts.tv_nsec = (long long)(left % NSEC_PER_SEC);
+            t = &ts;
+        }
+        rc = io_uring_submit_and_wait_timeout(&l->ring, &c, 1, t, NULL);
+    }
+    return rc == -ETIME || rc == -EINTR || rc == -EAGAIN || rc == -EBUSY ? 0 : MIN(rc, 0);
+}
+
+static int round_trip(struct loop *l)
+{
+    uint32_t bits = atomic_exchange(&l->bits, 0);
+    unsigned head, n = 0;
+    struct io_uring_cqe *c;
+
+    if (bits & BIT_QUIT)
+        return 1;
+    if (bits & BIT_SERIAL)
+        l->ops->serial(l->ctx);
+    if ((bits & BIT_CALL) || l->call_retry)
+        try_call(l);
+    run_local(l);
+    int rc = wait_events(l, run_timers(l));
+    if (rc < 0)
+        return rc;
+    io_uring_for_each_cqe(&l->ring, head, c)
+    {
+        on_cqe(l, c);
+        n++;
+    }
+    io_uring_cq_advance(&l->ring, n);
+    return 0;
+}
+
+// #syscalls:device futex write exit
+static void *device_main(void *arg)
+{
+    struct loop *l = arg;
+    int rc =
+        io_uring_enable_rings(&l->ring); // before the filter: this thread becomes the only issuer
+
+    if (rc == 0)
+        rc = loop_file_add(l, l->wake_fd);
+    if (rc >= 0) {
+        add_poll(l, rc, tag(LOOP_WAKE, 0, rc), POLLIN, true);
+        rc = l->ops->started(l->ctx);
+    }
+    while (rc == 0)
+        rc = round_trip(l);
+    if (rc < 0) {
+        pthread_mutex_lock(&l->call_lock);
+        l->dead = true; // whoever waits for a call must not wait for ever
+        pthread_cond_signal(&l->call_cond);
+        pthread_mutex_unlock(&l->call_lock);
+        l->ops->failed(l->ctx, strerror(-rc));
+    }
+    return NULL;
+}
+
+// #syscalls:config io_uring_register clone mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
+int loop_start(struct loop *l, struct err *e)
+{
+    pthread_attr_t a;
+
+    pthread_attr_init(&a);
+    pthread_attr_setstacksize(&a, MAX(DEVICE_STACK, (size_t)PTHREAD_STACK_MIN));
+    l->running = true;
+    int rc = pthread_create(&l->thread, &a, device_main, l);
+    pthread_attr_destroy(&a);
+    if (rc) {
+        l->running = false;
+        return err_set(e, rc, "cannot start the device thread: %s", strerror(rc));
+    }
+    return 0;
+}
+
+static int drop_files(void *arg)
+{
+    struct loop *l = arg;
+
+    for (int i = 0; i < LOOP_FILES; i++) {
+        if (l->files[i] != l->wake_fd)
+            loop_file_del(l, i);
+    }
+    return 0;
+}
+
+// #syscalls:control futex munmap close
+void loop_end(struct loop *l)
+{
+    if (l->running) {
+        loop_call(l, drop_files, l);
+        wake(l, BIT_QUIT);
+        pthread_join(l->thread, NULL);
+        l->running = false;
+    }
+    if (l->ring_made)
+        io_uring_queue_exit(&l->ring);
+    l->ring_made = false;
+    close_fdp(&l->wake_fd);
+    l->wake_fd = -1;
+}
