@@ -4,9 +4,7 @@
 
 #include <limits.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 
-#define SQ_ENTRIES   128
 #define DEVICE_STACK (64 * KIB)
 
 enum { BIT_CALL = 1, BIT_SERIAL = 2, BIT_QUIT = 4, BIT_AGAIN = 8 };
@@ -14,73 +12,6 @@ enum { BIT_CALL = 1, BIT_SERIAL = 2, BIT_QUIT = 4, BIT_AGAIN = 8 };
 static uint64_t tag(enum loop_kind k, unsigned slot, int file)
 {
     return 1u | (uint64_t)k << 1 | (uint64_t)slot << 8 | (uint64_t)(unsigned)file << 16;
-}
-
-// IOSQE_FIXED_FILE is both allowed and required: the ring reaches registered files and nothing
-// else.
-static int restrict_ring(struct io_uring *r)
-{
-    static const uint8_t ops[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READV,
-                                  IORING_OP_WRITEV,   IORING_OP_FSYNC,       IORING_OP_FALLOCATE};
-    struct io_uring_restriction res[ARRAY_SIZE(ops) + 3] = {0};
-    unsigned n = 0;
-
-    for (; n < ARRAY_SIZE(ops); n++) {
-        res[n].opcode = IORING_RESTRICTION_SQE_OP;
-        res[n].sqe_op = ops[n];
-    }
-    res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-    res[n++].sqe_flags = IOSQE_FIXED_FILE;
-    res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
-    res[n++].sqe_flags = IOSQE_FIXED_FILE;
-    res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-    res[n++].register_op = IORING_REGISTER_FILES_UPDATE;
-    return io_uring_register_restrictions(r, res, n);
-}
-
-static int make_ring(struct loop *l)
-{
-    // Newest first: completions run only when the thread asks for them, which spares it
-    // interruptions.
-    static const unsigned tries[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-                                     IORING_SETUP_COOP_TASKRUN, 0};
-    int rc = -EINVAL;
-
-    for (unsigned i = 0; i < ARRAY_SIZE(tries) && rc == -EINVAL; i++) {
-        struct io_uring_params p = {.flags =
-                                        tries[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
-                                    .cq_entries = 4 * SQ_ENTRIES};
-        rc = io_uring_queue_init_params(SQ_ENTRIES, &l->ring, &p);
-    }
-    return rc;
-}
-
-// #syscalls:boot io_uring_setup io_uring_register eventfd2
-int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err *e)
-{
-    memset(l, 0, sizeof(*l));
-    l->ops = ops;
-    l->ctx = ctx;
-    l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (l->wake_fd < 0)
-        return err_set(e, errno, "eventfd: %s", strerror(errno));
-    int rc = make_ring(l);
-    if (rc < 0)
-        return err_set(e, -rc, "this host forbids io_uring (%s): see kernel.io_uring_disabled",
-                       strerror(-rc));
-    l->ring_made = true;
-    unsigned workers[2] = {4, 4}; // io-wq threads count against pids and NPROC limits
-    io_uring_register_iowq_max_workers(&l->ring, workers);
-    for (unsigned i = 0; i < LOOP_FILES; i++)
-        l->files[i] = -1;
-    rc = io_uring_register_files_sparse(&l->ring, LOOP_FILES);
-    if (rc == 0)
-        rc = restrict_ring(&l->ring);
-    if (rc < 0)
-        return err_set(e, -rc, "cannot restrict the io_uring: %s", strerror(-rc));
-    pthread_mutex_init(&l->call_lock, NULL);
-    pthread_cond_init(&l->call_cond, NULL);
-    return 0;
 }
 
 // A full submission queue is emptied into the kernel first; it never stays full.

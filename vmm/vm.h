@@ -48,21 +48,23 @@ struct vm_opts {
     const char *const *allow_dirs; // --allow-dir, absolute
     const int *allow_fds;          // the same, opened O_PATH | O_DIRECTORY
     unsigned nallow;
-    int kvm_fd;      // /dev/kvm as handed in, or 0: opened by vm_new
-    int serial_out;  // where the guest's console goes unless serial_out_path says otherwise; -1: nowhere
-    int serial_in;   // a terminal or pipe the console reads, or -1
+    int kvm_fd;     // /dev/kvm as handed in, or 0: opened by vm_new
+    int serial_out; // where the guest's console goes unless serial_out_path says otherwise; -1:
+                    // nowhere
+    int serial_in;  // a terminal or pipe the console reads, or -1
     uint64_t start_time_us, start_cpu_us, parent_cpu_us;
-    // Confines the calling thread, and moves a descriptor to its fixed number (index: vCPU). NULL: no-op.
+    // Confines the calling thread, and moves a descriptor to its fixed number (index: vCPU). NULL:
+    // no-op.
     int (*confine)(enum vm_thread kind, struct err *e);
     int (*pin)(int fd, enum vm_fd which, unsigned index, struct err *e);
 };
 
-// Builds everything but threads, so that the caller can give privileges up in between; vm_arm then starts the
-// device thread and vCPU 0, each of which confines itself first.
+// Builds everything but threads, so that the caller can give privileges up in between; vm_arm then
+// starts the device thread and vCPU 0, each of which confines itself first.
 int vm_new(struct vm **out, const struct vm_opts *o, struct err *e);
 int vm_arm(struct vm *vm, struct err *e);
-// Orderly end: vCPUs and device thread stopped, ring left and files unregistered before any descriptor is
-// given back, so that a successor finds its taps and locks free.
+// Orderly end: vCPUs and device thread stopped, ring left and files unregistered before any
+// descriptor is given back, so that a successor finds its taps and locks free.
 void vm_free(struct vm *vm);
 
 const char *vm_id(const struct vm *vm);
