@@ -303,7 +303,7 @@ static void *device_main(void *arg)
     return NULL;
 }
 
-// #syscalls:config io_uring_register clone mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
+// #syscalls:config io_uring_register(IORING_REGISTER_ENABLE_RINGS) clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
 int loop_start(struct loop *l, struct err *e)
 {
     pthread_attr_t a;

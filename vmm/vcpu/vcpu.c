@@ -247,7 +247,7 @@ static void *vcpu_main(void *arg)
     return NULL;
 }
 
-// #syscalls:config clone mmap(!PROT_EXEC) mprotect(!PROT_EXEC) rt_sigprocmask set_robust_list rseq
+// #syscalls:config clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC) rt_sigprocmask set_robust_list rseq
 int vcpu_thread(struct vcpu *v, struct err *e)
 {
     pthread_attr_t a;
