@@ -27,8 +27,8 @@
 #define MIB              (1024ULL * 1024)
 #define GIB              (1024ULL * 1024 * 1024)
 #define NSEC_PER_SEC     1000000000ULL
-#define ALIGN_UP(x, a)   (((x) + (a)-1) & ~((a)-1))
-#define ALIGN_DOWN(x, a) ((x) & ~((a)-1))
+#define ALIGN_UP(x, a)   (((x) + (__typeof__(x))(a)-1) & ~((__typeof__(x))(a)-1))
+#define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a)-1))
 
 // A sentence for a person, beside the -errno a function returns. Owned by the caller; msg is always
 // terminated, and empty until a failure fills it.

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only opener of paths. A path is "fd:N" (a descriptor of the same request), or lies beneath
+// one of the allowed directories when any were given; links may not lead out of them.
+#include "vmm/vm_priv.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+// #syscalls:config openat2
+// #syscalls:control openat2
+static int open2(int dir, const char *path, int flags, uint64_t resolve)
+{
+    struct open_how how = {
+        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
+        .mode = flags & O_CREAT ? 0600 : 0,
+        .resolve = resolve | RESOLVE_NO_MAGICLINKS,
+    };
+    long fd = syscall(SYS_openat2, dir, path, &how, sizeof(how));
+    return fd < 0 ? -errno : (int)fd;
+}
+
+static int take_fd(const char *path, const char *field, struct passed_fds *fds, struct err *e)
+{
+    char *end;
+    unsigned long n = strtoul(path + 3, &end, 10);
+
+    if (!fds)
+        return err_set(e, EINVAL, "%s: descriptors cannot be named in a file", field);
+    if (path[3] < '0' || path[3] > '9' || *end || n >= fds->n || fds->fd[n] < 0)
+        return err_set(e, EINVAL, "%s: no descriptor %s came with this request", field, path);
+    return steal_fd(&fds->fd[n]);
+}
+
+// Whether path lies beneath dir by name; *rest is what follows.
+static bool beneath(const char *path, const char *dir, const char **rest)
+{
+    size_t n = strlen(dir);
+
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    if (strncmp(path, dir, n) || (n > 1 && path[n] != '/'))
+        return false;
+    *rest = path + n + strspn(path + n, "/");
+    return **rest;
+}
+
+static int open_allowed(struct vm *vm, const char *path, int flags)
+{
+    const char *rest;
+
+    if (!vm->opts.nallow)
+        return open2(AT_FDCWD, path, flags, 0);
+    for (unsigned i = 0; i < vm->opts.nallow; i++) {
+        if (beneath(path, vm->opts.allow_dirs[i], &rest))
+            return open2(vm->opts.allow_fds[i], rest, flags, RESOLVE_BENEATH);
+    }
+    return -EACCES;
+}
+
+static int say(const char *path, const char *field, int rc, struct vm *vm, struct err *e)
+{
+    if (rc == -EACCES && vm->opts.nallow)
+        return err_set(e, EACCES, "%s: %.150s is not beneath an allowed directory", field, path);
+    if (rc == -EXDEV)
+        return err_set(e, EACCES, "%s: %.150s leads out of its allowed directory", field, path);
+    return err_set(e, -rc, "%s: cannot open %.150s: %s", field, path, strerror(-rc));
+}
+
+int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
+              struct err *e)
+{
+    struct stat st;
+
+    if (!path[0])
+        return err_set(e, EINVAL, "%s: the path is empty", field);
+    // O_NONBLOCK: opening a FIFO by mistake must not wait for its other end.
+    bool passed = !strncmp(path, "fd:", 3);
+    _cleanup_(close_fdp) int fd = passed ? take_fd(path, field, fds, e)
+                                         : open_allowed(vm, path, flags | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return passed ? fd : say(path, field, fd, vm, e);
+    if (fstat(fd, &st))
+        return err_set(e, errno, "%s: %s", field, strerror(errno));
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return err_set(e, EINVAL, "%s: %.150s is %s, not a regular file", field, path,
+                       S_ISDIR(st.st_mode)    ? "a directory"
+                       : S_ISFIFO(st.st_mode) ? "a FIFO"
+                                              : "a special file");
+    int mode = fcntl(fd, F_GETFL);
+    if (passed && ((mode & O_ACCMODE) == O_WRONLY ||
+                   ((flags & O_ACCMODE) == O_RDWR && (mode & O_ACCMODE) != O_RDWR)))
+        return err_set(e, EINVAL, "%s: descriptor %s is not open for %s", field, path,
+                       (flags & O_ACCMODE) == O_RDWR ? "reading and writing" : "reading");
+    return steal_fd(&fd);
+}
+
+// #syscalls:config fcntl(F_GETFL, F_SETFL)
+// #syscalls:control fcntl(F_GETFL, F_SETFL)
+int path_open_sink(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
+                   struct err *e)
+{
+    struct stat st;
+
+    if (!path[0])
+        return err_set(e, EINVAL, "%s: the path is empty", field);
+    if (!strncmp(path, "fd:", 3)) {
+        int fd = take_fd(path, field, fds, e);
+        if (fd >= 0)
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        return fd;
+    }
+    // O_RDWR: a FIFO opens without a reader. A link in the last place would let a stranger aim the
+    // writes.
+    _cleanup_(close_fdp) int fd =
+        open_allowed(vm, path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
+    if (fd == -ELOOP)
+        return err_set(e, EINVAL, "%s: %.150s is a symbolic link", field, path);
+    if (fd == -EISDIR)
+        return err_set(e, EISDIR, "%s: %.150s is a directory", field, path);
+    if (fd < 0)
+        return say(path, field, fd, vm, e);
+    if (fstat(fd, &st) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode))
+        return err_set(e, EINVAL, "%s: %.150s is not a file or FIFO", field, path);
+    return steal_fd(&fd);
+}
+
+int path_open_tun(const char *name, struct passed_fds *fds, struct err *e)
+{
+    if (!strncmp(name, "fd:", 3)) {
+        int fd = take_fd(name, "host_dev_name", fds, e);
+        if (fd < 0)
+            return fd;
+        int rc = net_tap_setup(fd, NULL, e);
+        if (rc) {
+            close(fd);
+            return rc;
+        }
+        return fd;
+    }
+    if (!name[0] || strlen(name) >= IFNAMSIZ || strchr(name, '/'))
+        return err_set(e, EINVAL, "host_dev_name: a tap's name has 1 to 15 characters");
+    // Not through the allowed directories: this one device is what a tap is made of.
+    _cleanup_(close_fdp) int fd = open2(AT_FDCWD, "/dev/net/tun", O_RDWR | O_NONBLOCK, 0);
+    if (fd < 0)
+        return err_set(e, -fd, "host_dev_name: cannot open /dev/net/tun: %s", strerror(-fd));
+    int rc = net_tap_setup(fd, name, e);
+    return rc ? rc : steal_fd(&fd);
+}

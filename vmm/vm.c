@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a microVM: built, armed, started, paused and resumed, ended.
+#include "vmm/vm_priv.h"
+
+#include <linux/kvm.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
+static void set_defaults(struct vm *vm)
+{
+    vm->cfg.machine = (struct machine_cfg){.vcpu_count = 1, .mem_size_mib = 128};
+    vm->kvm_fd = vm->vm_fd = vm->kernel_fd = vm->initrd_fd = vm->metrics_fd = -1;
+    vm->serial_out = vm->serial_in = vm->serial_in_file = vm->serial_out_file = -1;
+    for (unsigned i = 0; i < CFG_MAX_DRIVES; i++)
+        vm->disk[i].fd = vm->disk[i].cow_fd = -1;
+    for (unsigned i = 0; i < CFG_MAX_NETS; i++)
+        vm->tap[i] = -1;
+    for (unsigned i = 0; i < CFG_MAX_DEVS; i++)
+        vm->slot[i].kick_fd = -1;
+    vm->loop.wake_fd = -1;
+}
+
+static int build(struct vm *vm, struct err *e)
+{
+    int rc = kvm_open(vm, e);
+    if (rc == 0)
+        rc = kvm_add_vcpus(vm, vm->cfg.machine.vcpu_count, e);
+    if (rc == 0)
+        rc = kvm_set_memory(vm, vm->cfg.machine.mem_size_mib * MIB, e);
+    return rc;
+}
+
+int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+    if (!vm)
+        return err_set(e, ENOMEM, "out of memory");
+    set_defaults(vm);
+    vm->opts = *o;
+    vm->t_new = now_ns();
+    vm->t_new_cpu = cpu_ns();
+    log_init(&vm->log, o->id, STDOUT_FILENO);
+    platform_init(vm);
+    devices_init(vm);
+    vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    atomic_store(&vm->pvm, kvm_is_pvm());
+    int rc = vcpu_signals(e);
+    if (rc == 0)
+        rc = loop_init(&vm->loop, &devices_loop_ops, vm, e);
+    if (rc == 0 && o->pin) {
+        int fd = o->pin(vm->loop.ring.ring_fd, VM_FD_RING, 0, e);
+        vm->loop.ring.ring_fd = vm->loop.ring.enter_ring_fd = fd;
+        rc = MIN(fd, 0);
+    }
+    if (rc == 0)
+        rc = build(vm, e);
+    if (rc == 0)
+        rc = platform_serial_open(vm, NULL, NULL, e);
+    if (rc) {
+        vm_free(vm);
+        return rc;
+    }
+    *out = vm;
+    return 0;
+}
+
+int vm_arm(struct vm *vm, struct err *e)
+{
+    int rc = loop_start(&vm->loop, e);
+    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++)
+        rc = vcpu_thread(&vm->vcpu[i], e);
+    vm->armed = rc == 0;
+    return rc;
+}
+
+// A machine with fewer vCPUs: the VM in KVM is made anew, everything else stays.
+int vm_rebuild(struct vm *vm, struct err *e)
+{
+    int kvm = steal_fd(&vm->kvm_fd);
+
+    vcpu_stop(vm->vcpu, vm->nvcpus);
+    kvm_close(vm);
+    vm->kvm_fd = kvm;
+    bool armed = vm->armed;
+    vm->armed = false;
+    vcpu_gate_init(&vm->gate);
+    int rc = build(vm, e);
+    for (unsigned i = 0; armed && i < vm->nvcpus && rc == 0; i++)
+        rc = vcpu_thread(&vm->vcpu[i], e);
+    vm->armed = armed;
+    if (rc) // half a machine is none: nothing could run on it
+        vm_end(vm, VM_EXIT_HOST, "the microVM could not be rebuilt in KVM");
+    return rc;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (vm->nvcpus)
+        vcpu_stop(vm->vcpu, vm->nvcpus);
+    if (vm->armed)
+        devices_quiesce(vm); // requests in flight land before their files go
+    platform_serial_flush(vm);
+    loop_end(&vm->loop);
+    devices_free(vm);
+    for (unsigned i = 0; i < vm->cfg.ndrives; i++) {
+        close_fdp(&vm->disk[i].fd);
+        close_fdp(&vm->disk[i].cow_fd);
+    }
+    for (unsigned i = 0; i < vm->cfg.nnets; i++)
+        close_fdp(&vm->tap[i]);
+    if (vm->metrics_fd >= 0)
+        vm_emit_metrics(vm);
+    platform_serial_close(vm);
+    close_fdp(&vm->kernel_fd);
+    close_fdp(&vm->initrd_fd);
+    close_fdp(&vm->metrics_fd);
+    close_fdp(&vm->exit_fd);
+    kvm_close(vm);
+    free(vm);
+}
+
+const char *vm_id(const struct vm *vm)
+{
+    return vm->opts.id;
+}
+
+enum vm_state vm_state(const struct vm *vm)
+{
+    return vm->state;
+}
+
+const struct vm_config *vm_config(const struct vm *vm)
+{
+    return &vm->cfg;
+}
+
+bool vm_guest_ready(const struct vm *vm)
+{
+    return atomic_load(&vm->ready);
+}
+
+int vm_exit_fd(const struct vm *vm)
+{
+    return vm->exit_fd;
+}
+
+struct log *vm_log(struct vm *vm)
+{
+    return &vm->log;
+}
+
+enum vm_exit vm_exit_status(const struct vm *vm, const char **why)
+{
+    int v = atomic_load(&vm->ended);
+
+    *why = v > 1 ? vm->end_text : "";
+    return v > 1 ? (enum vm_exit)(v - 2) : VM_EXIT_OK;
+}
+
+// 0: running; 1: someone is writing the text; 2 + status: ended.
+void vm_end(struct vm *vm, enum vm_exit how, const char *text)
+{
+    int none = 0;
+    uint64_t one = 1;
+
+    if (!atomic_compare_exchange_strong(&vm->ended, &none, 1))
+        return;
+    snprintf(vm->end_text, sizeof(vm->end_text), "%s", text);
+    atomic_store(&vm->ended, 2 + (int)how);
+    if (write(vm->exit_fd, &one, sizeof(one)) < 0)
+        LOG_E(&vm->log, "cannot tell the control thread that the microVM ended");
+}
+
+int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
+{
+    bool started = vm->state != VM_NOT_STARTED;
+
+    if (started == want_started)
+        return 0;
+    return err_set(e, EPERM, "The requested operation is not supported %s starting the microVM.",
+                   started ? "after" : "before");
+}
+
+// ---- start
+// ---------------------------------------------------------------------------------------------
+
+static int load_guest(struct vm *vm, struct err *e)
+{
+    char cmdline[CFG_CMDLINE_MAX];
+    struct boot_entry entry = {0};
+    struct boot_request rq = {.mem = &vm->mem,
+                              .kernel_fd = vm->kernel_fd,
+                              .initrd_fd = vm->initrd_fd,
+                              .cmdline = cmdline,
+                              .vcpus = vm->cfg.machine.vcpu_count};
+
+    rq.ndevs = devices_layout(vm, rq.dev);
+    int rc = boot_cmdline(&vm->cfg, rq.dev, rq.ndevs, cmdline, e);
+    if (rc == 0)
+        rc = mem_back_anon(&vm->mem, vm->cfg.machine.huge_pages == HUGE_TRANSPARENT, e);
+    if (rc == 0)
+        rc = boot_load(&rq, &entry, e);
+    if (rc == 0)
+        rc = vcpu_set_boot_regs(vm->vcpu[0].fd, entry.kind == BOOT_ENTRY_LINUX64, entry.rip,
+                                entry.rsi_or_rbx, entry.rsp, entry.cr3, BOOT_GDT, BOOT_IDT, e);
+    return rc;
+}
+
+int vm_start(struct vm *vm, struct err *e)
+{
+    int rc = vm_refuse_state(vm, false, e);
+    if (rc)
+        return rc;
+    if (!vm->cfg.has_boot)
+        return err_set(e, EINVAL, "kernel_image_path: cannot start without a boot source");
+    vm->t_start = now_ns();
+    vm->t_start_cpu = cpu_ns();
+    if ((rc = load_guest(vm, e))) {
+        mem_unback(&vm->mem);
+        return rc;
+    }
+    if ((rc = devices_create(vm, e)) || (rc = devices_attach(vm, e))) {
+        vm_end(vm, VM_EXIT_FAILURE,
+               e->msg); // descriptors are spent: a second start could not succeed
+        return rc;
+    }
+    close_fdp(&vm->kernel_fd);
+    close_fdp(&vm->initrd_fd);
+    vm->kernel_fd = vm->initrd_fd = -1;
+    if (vm->opts.confine && (rc = vm->opts.confine(VM_THREAD_CONTROL, e)))
+        return rc;
+    if (atomic_load(&vm->pvm))
+        LOG_W(&vm->log,
+              "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "
+              "an ordinary one cannot");
+    vm->state = VM_RUNNING;
+    vcpu_go(vm->vcpu, vm->nvcpus);
+    return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *e)
+{
+    int rc = vm_refuse_state(vm, true, e);
+    if (rc || vm->state == VM_PAUSED)
+        return rc;
+    vcpu_park(vm->vcpu, vm->nvcpus);
+    if ((rc = devices_quiesce(vm)))
+        return err_set(e, -rc, "the device thread could not be drained: %s", strerror(-rc));
+    vm->state = VM_PAUSED;
+    return 0;
+}
+
+// KVMCLOCK_CTRL tells a guest with kvmclock that it was stopped, so that its watchdogs do not bark;
+// a guest without it answers EINVAL, which is no fault.
+// #syscalls:control ioctl(KVM_KVMCLOCK_CTRL@VCPU)
+int vm_resume(struct vm *vm, struct err *e)
+{
+    int rc = vm_refuse_state(vm, true, e);
+    if (rc || vm->state == VM_RUNNING)
+        return rc;
+    for (unsigned i = 0; i < vm->nvcpus; i++)
+        ioctl(vm->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
+    vm->state = VM_RUNNING;
+    devices_resume(vm);
+    vcpu_go(vm->vcpu, vm->nvcpus);
+    return 0;
+}
+
+int vm_ctrl_alt_del(struct vm *vm, struct err *e)
+{
+    int rc = vm_refuse_state(vm, true, e);
+    return rc ? rc : i8042_ctrl_alt_del(&vm->i8042, e);
+}
+
+int vm_flush_metrics(struct vm *vm, struct err *e)
+{
+    int rc = vm_refuse_state(vm, true, e);
+    if (rc)
+        return rc;
+    if (vm->metrics_fd < 0)
+        return err_set(e, EINVAL, "metrics were not configured");
+    vm_emit_metrics(vm);
+    return 0;
+}
+
+void vm_emit_metrics(struct vm *vm)
+{
+    (void)vm;
+}
