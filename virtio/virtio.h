@@ -127,6 +127,10 @@ void virtq_disable_kick(struct virtq *q);
 bool virtq_enable_kick(struct virtq *q);
 bool virtq_has_avail(struct virtq *q);
 
+// Copies up to len bytes at offset off of the device-readable part, each byte read once: judge the
+// copy. Returns the number copied, less than len when the chain is shorter.
+uint32_t vchain_read(const struct vchain *c, uint32_t off, void *buf, uint32_t len);
+
 // ---- what a device asks of the monitor
 // ------------------------------------------------------------
 
