@@ -90,6 +90,7 @@ int jail_passed(const struct jail *j, const char *name);
 // then.
 int jail_early(const struct jail *j, struct err *e);
 int jail_user(struct err *e);
+void jail_drop_bounding(void); // part of jail_user; mayfly-jail needs it before it changes user
 int jail_fs(struct jail *j, struct err *e);
 int jail_syscalls(const struct jail *j, struct err *e);
 

@@ -92,6 +92,12 @@ int jail_early(const struct jail *j, struct err *e)
     return 0;
 }
 
+void jail_drop_bounding(void)
+{
+    for (unsigned long cap = 0; !prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); cap++)
+        ;
+}
+
 // Once /dev/kvm, the ring, the API socket and the like are open.
 // Should:   empty all five capability sets and give up ever gaining one by exec. None is needed
 // later:
@@ -103,9 +109,7 @@ int jail_user(struct err *e)
         return err_set(e, errno, "no_new_privs: %s", strerror(errno));
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
         return err_set(e, errno, "ambient capabilities: %s", strerror(errno));
-    // Without CAP_SETPCAP the bounding set stays (EPERM), which no_new_privs makes harmless.
-    for (unsigned long cap = 0; !prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); cap++)
-        ;
+    jail_drop_bounding(); // without CAP_SETPCAP it stays, which no_new_privs makes harmless
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {0};
     if (syscall(SYS_capset, &head, none))

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Internal to mayfly-jail: builds a jail around one monitor, in Firecracker's layout (compat mode)
+// or with nothing on disk at all (strict mode), then becomes it or watches over it.
+//
+// Everything here runs as the operator, before the monitor exists. Paths on the command line are
+// the operator's and followed; what lies inside a jail's own tree may be hostile and is opened link
+// by link.
+#ifndef JAIL_CMD_JAILER_H
+#define JAIL_CMD_JAILER_H
+
+#include "jail/jail.h"
+
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#define MAX_LIST 16
+
+struct args {
+    bool strict, daemonize, new_pid_ns, version, help;
+    const char *id, *exec_file, *base, *netns, *parent_cgroup, *api_sock;
+    const char *exec_name; // last part of exec_file
+    unsigned cgroup_version;
+    uid_t uid;
+    gid_t gid;
+    bool has_uid, has_gid;
+    const char *cgroup[MAX_LIST]; // FILE=VALUE, checked
+    const char *tap[MAX_LIST];
+    const char *dir[MAX_LIST];
+    size_t n_cgroup, n_tap, n_dir;
+    rlim_t fsize, nofile, memlock, nproc;
+    char *const *rest; // after "--", for the monitor
+    size_t n_rest;
+};
+
+// Pure: touches nothing but a. Returns 0, or -EINVAL with the flag named.
+int args_parse(struct args *a, int argc, char *const *argv, struct err *e);
+
+// One jail in the making; what is noted here is undone when making it fails, or in strict mode when
+// the monitor has ended.
+struct run {
+    const struct args *a;
+    pid_t owner;                    // the process that undoes; a fork of it must not
+    char cgroup_dir[MAX_LIST][512]; // made by us, deepest last
+    size_t n_cgroup_dir;
+    char cgroup_join[MAX_LIST][512]; // directories to enter
+    size_t n_cgroup_join;
+    int dir[4]; // compat: base, exec name, id, root
+    bool made[4], copied;
+    bool socket;
+};
+
+// Says why on stderr, undoes what r notes, ends the process with status 1. The exits of
+// mayfly-jail.
+_Noreturn __attribute__((format(printf, 2, 3))) void die(struct run *r, const char *fmt, ...);
+void undo(struct run *r);
+
+void cgroup_make(struct run *r);            // --cgroup, --parent-cgroup
+void cgroup_join(struct run *r, pid_t pid); // 0: the caller
+
+void set_limits(struct run *r);
+void enter_netns(struct run *r);
+// What the monitor's command line begins with; returns the number of words, argv has room for 128.
+size_t monitor_argv(struct run *r, const char **argv, char (*words)[64]);
+
+_Noreturn void compat_run(struct run *r);
+_Noreturn void strict_run(struct run *r);
+
+#endif
