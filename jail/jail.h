@@ -58,8 +58,8 @@ enum jail_fd {
     JAIL_FD_RING,               // io_uring_setup
     JAIL_FD_UFFD,               // userfaultfd of guest memory
     JAIL_FD_UFFD_DEV,           // /dev/userfaultfd, for USERFAULTFD_IOC_NEW
-    JAIL_FD_PAGEMAP,            // /proc/self/pagemap
-    JAIL_FD_API,                // listening API socket
+    JAIL_FD_PAGEMAP,    // /proc/self/pagemap: opened by jail_early, absent where it could not
+    JAIL_FD_API,        // listening API socket
     JAIL_FD_VCPU = 224, // 224..255: KVM_CREATE_VCPU; aligned to 32, the filter tests it by mask
     JAIL_FD_VCPU_LAST = 255,
     JAIL_FD_END = 256, // RLIMIT_NOFILE while configuring
@@ -88,7 +88,7 @@ int jail_passed(const struct jail *j, const char *name);
 // The four stages, in this order; each says in stages.c what it Should and Must not do. All return
 // 0 or -errno with the name of the kernel feature that is missing; the caller ends the process
 // then.
-int jail_early(const struct jail *j, struct err *e);
+int jail_early(struct jail *j, struct err *e);
 int jail_user(struct err *e);
 void jail_drop_bounding(void); // part of jail_user; mayfly-jail needs it before it changes user
 int jail_fs(struct jail *j, struct err *e);

@@ -39,6 +39,23 @@ int jail_passed(const struct jail *j, const char *name)
     return -1;
 }
 
+// The page map shows which pages this process holds, never where they lie (that takes CAP_SYS_ADMIN). It
+// must be opened here: later stages close /proc, and a process that is not dumpable has none of its own.
+// A kernel or a jail without it is fine, who needs it says so.
+static void open_pagemap(struct jail *j)
+{
+    int proc = -1, map;
+    for (size_t i = 0; i < j->n_passed; i++)
+        if (!strcmp(j->passed[i].name, "proc"))
+            proc = steal_fd(&j->passed[i].fd);
+    map = proc < 0 ? open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+                   : openat(proc, "self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (map >= 0)
+        jail_fd_pin(map, JAIL_FD_PAGEMAP, NULL);
+    if (proc >= 0)
+        close(proc); // it leads to every process of the host
+}
+
 static int close_others(const struct jail *j, struct err *e)
 {
     bool keep[JAIL_FD_END] = {true, true, true};
@@ -62,13 +79,11 @@ static int close_others(const struct jail *j, struct err *e)
 // Must not: run with a second thread, which would keep its own credentials; leave 0-2 closed, or
 // the
 //           next descriptor opened would become stdout.
-int jail_early(const struct jail *j, struct err *e)
+int jail_early(struct jail *j, struct err *e)
 {
 #ifndef MAYFLY_SANITIZE // TSan has a thread of its own, LSan attaches to the process at exit
     if (unshare(CLONE_THREAD))
         return err_set(e, errno, "jail_early needs a process with one thread");
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
-        return err_set(e, errno, "PR_SET_DUMPABLE: %s", strerror(errno));
 #endif
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
@@ -89,6 +104,11 @@ int jail_early(const struct jail *j, struct err *e)
     files = (struct rlimit){JAIL_FD_END, JAIL_FD_END};
     if (setrlimit(RLIMIT_NOFILE, &files))
         return err_set(e, errno, "RLIMIT_NOFILE: %s", strerror(errno));
+    open_pagemap(j);
+#ifndef MAYFLY_SANITIZE
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+        return err_set(e, errno, "PR_SET_DUMPABLE: %s", strerror(errno));
+#endif
     return 0;
 }
 

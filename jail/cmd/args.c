@@ -2,7 +2,6 @@
 // Command line of mayfly-jail: the flags of Firecracker's jailer, plus --strict and what it takes.
 #include "jail/cmd/jailer.h"
 
-
 static int number(const char *flag, const char *s, uint64_t max, uint64_t *out, struct err *e)
 {
     char *end;

@@ -191,6 +191,6 @@ void compat_run(struct run *r)
     argv[n] = NULL;
     snprintf(exec_path, sizeof(exec_path), "/%s", a->exec_name);
     char *const env[] = {NULL};
-    execve(exec_path, (char *const *)argv, env);
+    execve(exec_path, exec_words(argv), env);
     die(r, "%s: %s", exec_path, strerror(errno));
 }

@@ -62,6 +62,14 @@ void enter_netns(struct run *r);
 // What the monitor's command line begins with; returns the number of words, argv has room for 128.
 size_t monitor_argv(struct run *r, const char **argv, char (*words)[64]);
 
+// execve writes to none of the words, but its prototype is older than const.
+static inline char *const *exec_words(const char *const *argv)
+{
+    char *const *p;
+    memcpy(&p, &argv, sizeof(p));
+    return p;
+}
+
 _Noreturn void compat_run(struct run *r);
 _Noreturn void strict_run(struct run *r);
 

@@ -57,11 +57,13 @@ void set_limits(struct run *r)
                   {RLIMIT_NPROC, r->a->nproc}};
     for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
         struct rlimit rl = {limits[i].value, limits[i].value}, now;
-        // Without privilege a hard limit can only fall.
-        if (geteuid() && !getrlimit(limits[i].which, &now) && now.rlim_max < rl.rlim_max)
-            rl = (struct rlimit){now.rlim_max, now.rlim_max};
-        if (setrlimit(limits[i].which, &rl))
+        if (!setrlimit(limits[i].which, &rl))
+            continue;
+        // Without CAP_SYS_RESOURCE in the first user namespace a hard limit can only fall.
+        if (getrlimit(limits[i].which, &now) || now.rlim_max > rl.rlim_max)
             die(r, "resource limit: %s", strerror(errno));
+        rl = (struct rlimit){now.rlim_max, now.rlim_max};
+        setrlimit(limits[i].which, &rl);
     }
 }
 

@@ -158,11 +158,13 @@ static _Noreturn void become_monitor(struct strict *s)
     if (unshare(CLONE_NEWCGROUP)) // only now is the group that becomes its root entered
         die(r, "cgroup namespace: %s", strerror(errno));
     setsid();
-    empty_root(r);
-    set_limits(r);
     jail_drop_bounding();
+    // Before the tmpfs: it refuses files of a user that this namespace does not know. The capabilities
+    // stay, as neither user is this namespace's root, or both are.
     if (setresgid(s->gid, s->gid, s->gid) || setresuid(s->uid, s->uid, s->uid))
         die(r, "user %u, group %u: %s", s->uid, s->gid, strerror(errno));
+    empty_root(r);
+    set_limits(r);
     if (jail_user(&e))
         die(r, "%s", e.msg);
     prctl(PR_SET_PDEATHSIG, SIGKILL); // nobody would remove the socket, nobody holds the limits
@@ -184,7 +186,7 @@ static _Noreturn void become_monitor(struct strict *s)
     argv[n] = NULL;
     char *const env[] = {NULL};
     umask(077);
-    syscall(SYS_execveat, s->exec_fd, "", (char *const *)argv, env, AT_EMPTY_PATH);
+    syscall(SYS_execveat, s->exec_fd, "", exec_words(argv), env, AT_EMPTY_PATH);
     die(r, "%s: %s", r->a->exec_file, strerror(errno));
 }
 
