@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Walks the #include graph of the rooms and fails on an arrow that points the wrong way.
+
+Also holds the house's sizes: files of at most 400 lines, functions of at most 60, and fewer than 10,000
+lines of C in the trusted base.
+"""
+import glob
+import os
+import re
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LEAVES = {"vmm/base.h"}
+# room: prefixes (or headers) it may include besides itself
+ROOMS = {
+    "vmm/mem": [],
+    "vmm/vcpu": ["vmm/mem/"],
+    "vmm/dev": [],
+    "vmm/boot": ["vmm/mem/", "vmm/config.h", "vmm/dev/platform.h"],
+    "virtio": ["vmm/mem/"],
+    "jail": [],
+    "vmm": ["vmm/vcpu/", "vmm/mem/", "vmm/boot/", "vmm/dev/", "virtio/"],
+    "snapshot": ["vmm/vm.h", "vmm/config.h", "vmm/state.h", "vmm/log.h", "vmm/version.h", "vmm/mem/",
+                 "vmm/vcpu/state.h", "vmm/vcpu/cpuid.h", "vmm/dev/dev.h", "virtio/virtio.h",
+                 "virtio/ratelimit.h"],
+    "api-socket": ["vmm/vm.h", "vmm/config.h", "vmm/log.h", "vmm/version.h", "snapshot/snapshot.h"],
+    "api-socket/ctl": ["snapshot/describe.h"],
+}
+# A plain-data header that config.h (a leaf of vmm/) stands on.
+CONFIG_NEEDS = {"vmm/config.h": ["virtio/ratelimit.h"]}
+WIRES_ALL = {"vmm/main.c"}
+TRUSTED = ["vmm", "vmm/mem", "vmm/vcpu", "vmm/dev", "vmm/boot", "virtio", "jail", "jail/cmd", "jail/gen",
+           "api-socket", "snapshot"]
+
+
+def room_of(path):
+    best = ""
+    for r in ROOMS:
+        if path.startswith(r + "/") and len(r) > len(best):
+            best = r
+    return best
+
+
+def allowed(src, inc):
+    if inc in LEAVES or src in WIRES_ALL:
+        return True
+    room, target = room_of(src), room_of(inc)
+    if room == target:
+        return True
+    if inc in CONFIG_NEEDS.get(src, []):
+        return True
+    return any(inc.startswith(p) for p in ROOMS[room])
+
+
+def functions(lines):
+    """(name line, length) of every function: a brace in column 0 opens, one closes."""
+    start = None
+    for i, line in enumerate(lines, 1):
+        if line.startswith("{"):
+            start = i
+        elif line.startswith("}") and start is not None:
+            if not line.startswith("};") and not line.startswith("} "):
+                yield start, i - start + 1
+            start = None
+
+
+def main():
+    bad, base = [], 0
+    files = sorted(f for r in ROOMS for f in glob.glob(os.path.join(ROOT, r, "*.[ch]")))
+    for f in files:
+        rel = os.path.relpath(f, ROOT)
+        with open(f) as h:
+            lines = h.read().splitlines()
+        if os.path.dirname(rel) in TRUSTED:
+            base += len(lines)
+        if len(lines) > 400:
+            bad.append(f"{rel}: {len(lines)} lines, 400 allowed")
+        for at, n in functions(lines):
+            if n > 60:
+                bad.append(f"{rel}:{at}: function of {n} lines, 60 allowed")
+        if "SPDX-License-Identifier: Apache-2.0" not in lines[0]:
+            bad.append(f"{rel}: no SPDX line at its head")
+        for i, line in enumerate(lines, 1):
+            m = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
+            if m and room_of(m[1]) and not allowed(rel, m[1]):
+                bad.append(f"{rel}:{i}: {room_of(rel)} may not include {m[1]}")
+    if base >= 10000:
+        bad.append(f"the trusted base has {base} lines, fewer than 10,000 allowed")
+    for b in bad:
+        print(b)
+    print(f"include graph and sizes: {len(files)} files, {base} lines in the trusted base, {len(bad)} faults")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
