@@ -26,14 +26,35 @@ static int host_io(void *ctx, struct vio_io *io)
     return loop_io(&((struct vm *)ctx)->loop, io);
 }
 
+struct file_call {
+    struct loop *l;
+    int fd;
+};
+
+static int call_file_add(void *arg)
+{
+    const struct file_call *c = arg;
+    return loop_file_add(c->l, c->fd);
+}
+
+static int call_file_del(void *arg)
+{
+    const struct file_call *c = arg;
+    loop_file_del(c->l, c->fd);
+    return 0;
+}
+
+// Devices are made on the control thread, which may allocate; the ring listens to its own thread alone.
 static int host_file_add(void *ctx, int fd)
 {
-    return loop_file_add(&((struct vm *)ctx)->loop, fd);
+    struct file_call c = {.l = &((struct vm *)ctx)->loop, .fd = fd};
+    return loop_call(c.l, call_file_add, &c);
 }
 
 static void host_file_del(void *ctx, int file)
 {
-    loop_file_del(&((struct vm *)ctx)->loop, file);
+    struct file_call c = {.l = &((struct vm *)ctx)->loop, .fd = file};
+    loop_call(c.l, call_file_del, &c);
 }
 
 static void host_poll_in(void *ctx, unsigned slot, int file)
@@ -196,25 +217,16 @@ static int create_net(struct vm *vm, unsigned slot, unsigned cfg, struct err *e)
     return 0;
 }
 
-static int create_all(void *arg)
-{
-    struct vm *vm = arg;
-    int rc = 0;
-
-    // Root first among the drives, drives before interfaces: the order of cfg, and so of vda, vdb,
-    // eth0.
-    for (unsigned i = 0; i < vm->cfg.ndrives && rc == 0; i++, vm->nslots += rc == 0)
-        rc = create_blk(vm, vm->nslots, i, vm->call_err);
-    for (unsigned i = 0; i < vm->cfg.nnets && rc == 0; i++, vm->nslots += rc == 0)
-        rc = create_net(vm, vm->nslots, i, vm->call_err);
-    return rc;
-}
-
-// On the device thread, since making a device registers its files with the ring.
+// Root first among the drives, drives before interfaces: the order of cfg, and so of vda, vdb, eth0.
 int devices_create(struct vm *vm, struct err *e)
 {
-    vm->call_err = e;
-    return loop_call(&vm->loop, create_all, vm);
+    int rc = 0;
+
+    for (unsigned i = 0; i < vm->cfg.ndrives && rc == 0; i++, vm->nslots += rc == 0)
+        rc = create_blk(vm, vm->nslots, i, e);
+    for (unsigned i = 0; i < vm->cfg.nnets && rc == 0; i++, vm->nslots += rc == 0)
+        rc = create_net(vm, vm->nslots, i, e);
+    return rc;
 }
 
 static int watch_all(void *arg)

@@ -60,7 +60,7 @@ void loop_file_del(struct loop *l, int file)
 {
     int none = -1;
 
-    if (file < 0 || file >= LOOP_FILES || l->files[file] == -1)
+    if (!l->ring_made || file < 0 || file >= LOOP_FILES || l->files[file] == -1)
         return;
     struct io_uring_sqe *s = l->poll_tag[file] ? get_sqe(l) : NULL;
     if (s) {
@@ -126,9 +126,14 @@ static void wake(struct loop *l, uint32_t bit)
         return; // EAGAIN: the counter is full, so the thread is awake already
 }
 
+static bool on_thread(const struct loop *l)
+{
+    return l->running && pthread_equal(pthread_self(), l->thread);
+}
+
 void loop_again(struct loop *l, unsigned slot)
 {
-    if (l->running && pthread_equal(pthread_self(), l->thread)) {
+    if (on_thread(l)) {
         l->local |= 1u << slot;
         return;
     }
@@ -143,7 +148,7 @@ void loop_serial(struct loop *l)
 
 int loop_call(struct loop *l, int (*fn)(void *), void *arg)
 {
-    if (!l->running)
+    if (!l->running || on_thread(l))
         return fn(arg);
     pthread_mutex_lock(&l->call_lock);
     l->call_fn = fn;

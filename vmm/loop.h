@@ -74,7 +74,7 @@ void loop_timer(struct loop *l, unsigned slot, uint64_t at_ns);         // (D) 0
 void loop_again(struct loop *l, unsigned slot); // any thread: kick slot soon
 void loop_serial(struct loop *l);               // any thread: ops->serial soon
 
-// Runs fn(arg) on the device thread and waits. -EAGAIN from fn means: again after the next
+// Runs fn(arg) on the device thread (at once when that is the caller) and waits. -EAGAIN from fn means: again after the next
 // completions.
 int loop_call(struct loop *l, int (*fn)(void *), void *arg);
 

@@ -177,7 +177,10 @@ void platform_init(struct vm *vm)
 static int own_nonblock(int fd, int flags)
 {
     char self[40];
+    struct stat st;
 
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        return fcntl(fd, F_DUPFD_CLOEXEC, 3);
     snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
     int mine = open(self, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     if (mine < 0) {
@@ -199,8 +202,7 @@ int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds
         return 0;
     }
     struct stat st;
-    vm->serial_out =
-        vm->opts.serial_out >= 0 ? own_nonblock(vm->opts.serial_out, O_WRONLY | O_APPEND) : -1;
+    vm->serial_out = vm->opts.serial_out >= 0 ? own_nonblock(vm->opts.serial_out, O_WRONLY) : -1;
     int in = vm->opts.serial_in;
     if (in >= 0 && (isatty(in) || (fstat(in, &st) == 0 && S_ISFIFO(st.st_mode)))) {
         vm->serial_in = own_nonblock(in, O_RDONLY);

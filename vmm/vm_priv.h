@@ -78,7 +78,6 @@ struct vm {
     char end_text[200];      // written by the one who set `ended`
     _Atomic bool ready;
     _Atomic bool pvm;
-    struct err *call_err; // message of a loop_call under way
 };
 
 // kvm.c: the VM in KVM.

@@ -288,7 +288,7 @@ static void kick_all(struct vcpu *all, unsigned n)
     }
 }
 
-// #syscalls:control tgkill getpid futex
+// #syscalls:control tgkill getpid rt_sigprocmask futex
 void vcpu_park(struct vcpu *all, unsigned n)
 {
     if (!n)
