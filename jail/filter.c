@@ -14,7 +14,7 @@
 // #syscalls:config clone(THREAD) rt_sigaction rseq set_robust_list rt_sigprocmask mmap(!PROT_EXEC)
 // #syscalls:config mprotect(!PROT_EXEC) munmap madvise(MADV_DONTNEED) exit
 // #syscalls:config seccomp(SECCOMP_SET_MODE_FILTER) dup3 close
-// #syscalls:boot prctl
+// #syscalls:boot prctl fcntl
 
 #ifdef MAYFLY_DEBUG
 // Names the denied call. Only write and _exit: the process is broken, nothing else is safe to call.
@@ -67,6 +67,10 @@ int jail_filter_install(enum jail_filter which, struct err *e)
 
 int jail_fd_pin(int fd, int to, struct err *e)
 {
+    if (fd == to) // mayfly-jail has put it in place already
+        return fcntl(fd, F_SETFD, FD_CLOEXEC)
+                   ? err_set(e, errno, "descriptor %d: %s", fd, strerror(errno))
+                   : to;
     int r = dup3(fd, to, O_CLOEXEC);
     int code = errno;
     close(fd);

@@ -130,7 +130,7 @@ static int check(struct args *a, struct err *e)
     return 0;
 }
 
-int args_parse(struct args *a, int argc, char *const *argv, struct err *e)
+int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e)
 {
     *a = (struct args){.base = "/srv/jailer",
                        .cgroup_version = 1,

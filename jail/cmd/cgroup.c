@@ -44,7 +44,7 @@ static void inherit_cpuset(struct run *r, const char *dir, const char *parent)
         char path[640], value[256];
         snprintf(path, sizeof(path), "%s/%s", parent, files[i]);
         _cleanup_(close_fdp) int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? -1 : read(fd, value, sizeof(value) - 1);
+        ssize_t n = read(fd, value, sizeof(value) - 1);
         if (n < 0)
             die(r, "cgroup: %s: %s", path, strerror(errno));
         value[n] = '\0';
@@ -70,8 +70,9 @@ static void make_path(struct run *r, const char *mount, const char *controller, 
         size_t n = strlen(leaf);
         snprintf(leaf + n, size - n, "/%s", p);
         if (!mkdir(leaf, 0755)) {
-            if (r->n_cgroup_dir < MAX_LIST)
-                snprintf(r->cgroup_dir[r->n_cgroup_dir++], 512, "%s", leaf);
+            if (r->n_cgroup_dir == ARRAY_SIZE(r->cgroup_dir))
+                die(r, "cgroup: --parent-cgroup is too deep");
+            snprintf(r->cgroup_dir[r->n_cgroup_dir++], sizeof(r->cgroup_dir[0]), "%s", leaf);
             if (!strcmp(controller, "cpuset") && r->a->cgroup_version == 1)
                 inherit_cpuset(r, leaf, parent);
         } else if (errno != EEXIST) {
@@ -104,11 +105,12 @@ void cgroup_make(struct run *r)
             die(r, "cgroup %s exists already: is a microVM of this id running?", leaf);
         write_file(r, leaf, file, a->cgroup[i] + eq + 1);
         if (!noted(r, leaf))
-            snprintf(r->cgroup_join[r->n_cgroup_join++], 512, "%s", leaf);
+            snprintf(r->cgroup_join[r->n_cgroup_join++], sizeof(r->cgroup_join[0]), "%s", leaf);
     }
     if (!a->n_cgroup && a->parent_cgroup && a->cgroup_version == 2) {
         find_mount(r, "", mount, sizeof(mount));
-        snprintf(r->cgroup_join[r->n_cgroup_join++], 512, "%s/%s", mount, a->parent_cgroup);
+        snprintf(r->cgroup_join[r->n_cgroup_join++], sizeof(r->cgroup_join[0]), "%s/%s", mount,
+                 a->parent_cgroup);
     }
 }
 

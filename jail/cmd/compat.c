@@ -108,7 +108,7 @@ static void furnish(struct run *r, unsigned uffd)
         die(r, "root of the jail: %s", strerror(errno));
     _cleanup_(close_fdp) int dev = make_dir(r, root, "dev");
     _cleanup_(close_fdp) int net = make_dir(r, dev, "net");
-    _cleanup_(close_fdp) int run = make_dir(r, root, "run");
+    close(make_dir(r, root, "run"));
     make_node(r, net, "tun", makedev(10, 200), true);
     make_node(r, dev, "kvm", makedev(10, 232), true);
     make_node(r, dev, "urandom", makedev(1, 9), false);

@@ -33,14 +33,14 @@ struct args {
 };
 
 // Pure: touches nothing but a. Returns 0, or -EINVAL with the flag named.
-int args_parse(struct args *a, int argc, char *const *argv, struct err *e);
+int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e);
 
 // One jail in the making; what is noted here is undone when making it fails, or in strict mode when
 // the monitor has ended.
 struct run {
     const struct args *a;
-    pid_t owner;                    // the process that undoes; a fork of it must not
-    char cgroup_dir[MAX_LIST][512]; // made by us, deepest last
+    pid_t owner;                        // the process that undoes; a fork of it must not
+    char cgroup_dir[4 * MAX_LIST][512]; // made by us, deepest last
     size_t n_cgroup_dir;
     char cgroup_join[MAX_LIST][512]; // directories to enter
     size_t n_cgroup_join;

@@ -103,7 +103,7 @@ int main(int argc, char **argv)
 {
     struct args a;
     struct err e = {0};
-    if (args_parse(&a, argc, argv, &e)) {
+    if (jail_args_parse(&a, argc, argv, &e)) {
         fprintf(stderr, "mayfly-jail: %s\n%s", e.msg, usage);
         return 1;
     }

@@ -249,6 +249,9 @@ START_TEST(pin)
     ck_assert_int_eq(jail_fd_pin(fd, JAIL_FD_VM, NULL), JAIL_FD_VM);
     ck_assert_int_eq(fcntl(fd, F_GETFD), -1);
     ck_assert_int_eq(fcntl(JAIL_FD_VM, F_GETFD), FD_CLOEXEC);
+    ck_assert_int_eq(fcntl(JAIL_FD_VM, F_SETFD, 0), 0);
+    ck_assert_int_eq(jail_fd_pin(JAIL_FD_VM, JAIL_FD_VM, NULL), JAIL_FD_VM);
+    ck_assert_int_eq(fcntl(JAIL_FD_VM, F_GETFD), FD_CLOEXEC);
     ck_assert_int_eq(jail_fd_pin(-1, JAIL_FD_VM, NULL), -EBADF);
     ck_assert_int_eq(fcntl(JAIL_FD_VM, F_GETFD), FD_CLOEXEC);
 }
