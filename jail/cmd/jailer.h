@@ -51,7 +51,7 @@ struct run {
 
 // Says why on stderr, undoes what r notes, ends the process with status 1. The exits of
 // mayfly-jail.
-_Noreturn __attribute__((format(printf, 2, 3))) void die(struct run *r, const char *fmt, ...);
+__attribute__((noreturn, format(printf, 2, 3))) void die(struct run *r, const char *fmt, ...);
 void undo(struct run *r);
 
 void cgroup_make(struct run *r);            // --cgroup, --parent-cgroup
