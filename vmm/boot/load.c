@@ -74,7 +74,7 @@ static int load_initrd(const struct boot_request *rq, const struct kernel_image 
     if (size == 0)
         return err_set(e, EINVAL, "is empty");
     if (k->bzimage) // setup_header.initrd_addr_max, offset 0x22c: the last byte's highest address
-        top = MIN(top, (uint64_t)le32_get(k->setup_hdr + 0x22c - 0x1f1) + 1);
+        top = MIN(top, (uint64_t)le32_get(k->setup_hdr + (0x22c - 0x1f1)) + 1);
     if (size > top || ALIGN_DOWN(top - size, PAGE_SIZE) < k->end)
         return err_set(e, EFBIG, "%llu bytes do not fit between the kernel and the end of low RAM",
                        (unsigned long long)size);
