@@ -229,9 +229,11 @@ static bool absent(const struct json_field *f, const char *base)
 {
     if (f->has != JSON_NO_HAS)
         return !*(const bool *)(base + f->has);
+    if (f->kind == J_BOOL)
+        return f->flags & JSON_OMIT && !*(const bool *)(base + f->off);
     return f->flags & (JSON_NULLABLE | JSON_OMIT) &&
            ((f->kind == J_STR && base[f->off] == 0) ||
-            ((f->kind == J_UINT || f->kind == J_BOOL) && !get_uint(base + f->off, f->size)));
+            (f->kind == J_UINT && get_uint(base + f->off, f->size) == 0));
 }
 
 void json_struct(struct json_out *o, const char *key, const struct json_type *t, const void *in)

@@ -250,38 +250,23 @@ static bool same(const char *s, size_t n, const char *word)
     return n == strlen(word) && memcmp(s, word, n) == 0;
 }
 
-static const struct route *find(const struct api_call *c, const char *first, size_t n,
-                                const char *second, size_t m, struct err *e)
+static int check_never(const char *name, size_t n, struct err *e)
 {
     for (size_t i = 0; i < ARRAY_SIZE(never); i++)
-        if (same(first, n, never[i].path)) {
-            err_set(e, EINVAL, "Mayfly has no %s: a microVM has drives and network interfaces.",
-                    never[i].name);
-            return NULL;
-        }
-    for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
-        const struct route *r = &routes[i];
-        if (r->verb == c->verb && same(first, n, r->path) && (!r->sub || same(second, m, r->sub)))
-            return r;
-    }
-    err_set(e, EINVAL, "Invalid request method and/or path: %s %.*s.", http_verb_name(c->verb),
-            (int)MIN(n, 128), first);
-    return NULL;
+        if (same(name, n, never[i].path))
+            return err_set(e, ENODEV,
+                           "Mayfly has no %s: a microVM has drives and network interfaces.",
+                           never[i].name);
+    return 0;
 }
 
-static int check_id(const char *id, size_t n, struct err *e)
+static const struct route *find(enum http_verb verb, const char *first, size_t n,
+                                const char *second, size_t m)
 {
-    if (n == 0)
-        return err_set(e, EINVAL, "The ID cannot be empty.");
-    if (n > CFG_ID_MAX)
-        return err_set(e, EINVAL, "The ID cannot be longer than %d characters.", CFG_ID_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (!((id[i] | 32) >= 'a' && (id[i] | 32) <= 'z') && !(id[i] >= '0' && id[i] <= '9') &&
-            id[i] != '_')
-            return err_set(e, EINVAL,
-                           "API Resource IDs can only contain alphanumeric characters and "
-                           "underscores.");
-    return 0;
+    for (const struct route *r = routes; r < routes + ARRAY_SIZE(routes); r++)
+        if (r->verb == verb && same(first, n, r->path) && (!r->sub || same(second, m, r->sub)))
+            return r;
+    return NULL;
 }
 
 // Reads the body into w. Errors here are about the request's form and carry serde's sentence.
@@ -317,14 +302,19 @@ static int perform(struct api_call *c, const struct route **found, struct err *e
         return err_set(e, EINVAL, "GET request cannot have a body.");
     if ((c->verb == VERB_PUT || c->verb == VERB_PATCH) && !c->body_len)
         return err_set(e, EINVAL, "Empty %s request.", http_verb_name(c->verb));
-    const struct route *r = *found = find(c, first, n, second, m, e);
+    if ((rc = check_never(first, n, e)))
+        return rc;
+    const struct route *r = *found = find(c->verb, first, n, second, m);
     if (!r)
-        return -EINVAL;
-    if (r->flags & HAS_ID && (rc = check_id(second, m, e)))
+        return err_set(e, EINVAL, "Invalid request method and/or path: %s %.*s.",
+                       http_verb_name(c->verb), (int)MIN(n, 128), first);
+    char id[CFG_ID_MAX + 2]; // one more than allowed, so that too long stays too long
+    snprintf(id, sizeof(id), "%.*s", (int)MIN(m, sizeof(id)), second);
+    if (r->flags & HAS_ID && (rc = cfg_check_id(id, "id", e)))
         return rc;
     if (r->type && (rc = read_body(c, r, &w, e)))
         return rc;
-    if (r->flags & HAS_ID && !same(second, m, (const char *)&w)) // ids come first in their structs
+    if (r->flags & HAS_ID && strcmp(id, (const char *)&w) != 0) // ids come first in their structs
         return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
     unsigned now = vm_state(c->vm) == VM_NOT_STARTED ? PRE : POST;
     if (!(r->flags & now))
@@ -364,7 +354,7 @@ static int apply(struct api_call *c, const struct json_doc *d, int tok, const st
     struct err why = {0};
     int rc = json_bind(d, tok, r->type, &w, &why);
     if (rc == 0 && r->flags & HAS_ID)
-        rc = check_id((const char *)&w, strlen((const char *)&w), &why);
+        rc = cfg_check_id((const char *)&w, "id", &why);
     if (rc == 0)
         rc = r->call(c, &w, &why);
     return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
@@ -377,16 +367,18 @@ static int section(struct api_call *c, const struct json_doc *d, int key, struct
     const jsmntok_t *v = &d->tok[key + 1];
     if (json_key_is(d, key + 1, "null") || (v->type == JSMN_ARRAY && v->size == key + 2))
         return 0; // as GET /vm/config writes what is absent
-    const struct route *r = find(c, name, n, "", 0, e);
-    if (!r)
-        return -EINVAL;
+    int rc = check_never(name, n, e);
+    const struct route *r = find(VERB_PUT, name, n, "", 0);
+    if (rc)
+        return rc;
+    if (!r || (r->flags & ANY) != PRE) // a section is what may be put before the start
+        return json_fail(d, d->tok[key].start, e, "unknown field `%.*s`", (int)MIN(n, 40), name);
     if (!(r->flags & HAS_ID))
         return apply(c, d, key + 1, r, e);
     if (v->type != JSMN_ARRAY)
         return json_fail(d, v->start, e, "%sexpected an array", r->prefix);
     for (int i = json_next(d, key + 1, 0); i; i = json_next(d, key + 1, i)) {
-        int rc = apply(c, d, i, r, e);
-        if (rc)
+        if ((rc = apply(c, d, i, r, e)))
             return rc;
     }
     return 0;
