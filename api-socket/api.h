@@ -16,17 +16,21 @@
 
 struct api;
 struct api_opts {
-    const char *path;    // of the socket; at most 107 bytes
-    unsigned mode;       // of the socket file; 0: as the umask says
-    size_t body_max;     // 0: HTTP_BODY_MAX
-    const char *version; // answered by GET / and GET /version; must outlive the api
-    int pin_fd;          // > 0: the descriptor number the listener gets
+    const char *path;     // of the socket; at most 107 bytes
+    unsigned mode;        // of the socket file; 0: as the umask says
+    size_t body_max;      // 0: HTTP_BODY_MAX
+    const char *version;  // answered by GET / and GET /version; must outlive the api
+    int pin_fd;           // > 0: the descriptor number the listener gets
+    int listen_fd;        // > 0: a listening socket that was handed over; path, mode, pin_fd unused
+    const uint32_t *uids; // the users that may connect, as this process's user namespace names
+    unsigned nuids;       // them (one without a name there is 65534); 0: whoever can open the file
 };
 
 // Makes the socket and everything a connection will need. A socket file that nobody listens on is
 // replaced; -EADDRINUSE if somebody does, -EEXIST if the path is something else.
 int api_open(struct api **out, const struct api_opts *o, struct err *e);
-// Serves until wake_fd is readable: 0, or -errno if poll itself fails. Connections stay.
+// Serves until wake_fd is readable: 0, or -errno if poll itself fails. Connections stay. Without an
+// api (NULL) it only waits.
 int api_run(struct api *a, struct vm *vm, int wake_fd);
 void api_close(struct api *a); // leaves the socket file: removing it is a right given up earlier
 

@@ -2,8 +2,8 @@
 // The API socket: connections, deadlines, passed descriptors; requests are answered in order.
 //
 // #syscalls:boot socket bind listen connect unlink chmod dup3
-// #syscalls:control poll accept4(3:SOCK_NONBLOCK|SOCK_CLOEXEC) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC)
-// #syscalls:control sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) close
+// #syscalls:control poll accept4(@API) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC)
+// #syscalls:control sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) close getsockopt(2:SO_PEERCRED)
 #include "api-socket/api.h"
 #include "api-socket/routes.h"
 
@@ -37,6 +37,8 @@ struct api {
     int fd;
     size_t in_max, body_max;
     const char *version;
+    const uint32_t *uids;
+    unsigned nuids;
     uint64_t deaf_until; // the listener is not polled before
     struct conn conn[API_CONNECTIONS];
     char answer[ANSWER_MAX];
@@ -87,12 +89,14 @@ int api_open(struct api **out, const struct api_opts *o, struct err *e)
     a->in_max = HTTP_HEAD_MAX + body_max;
     a->body_max = body_max;
     a->version = o->version;
+    a->uids = o->uids;
+    a->nuids = o->nuids;
     for (unsigned i = 0; i < API_CONNECTIONS; i++) {
         a->conn[i].fd = -1;
         a->conn[i].in = (char *)(a + 1) + i * each;
         a->conn[i].out = a->conn[i].in + a->in_max;
     }
-    a->fd = listener(o, e);
+    a->fd = o->listen_fd > 0 ? o->listen_fd : listener(o, e);
     if (a->fd < 0) {
         int r = a->fd;
         free(a);
@@ -284,6 +288,17 @@ static void receive(struct api *a, struct conn *c)
     }
 }
 
+static bool welcome(const struct api *a, int fd)
+{
+    struct ucred peer;
+    socklen_t n = sizeof(peer);
+    bool ok = a->nuids == 0;
+    if (!ok && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0)
+        for (unsigned i = 0; i < a->nuids; i++)
+            ok |= peer.uid == a->uids[i];
+    return ok;
+}
+
 static void admit(struct api *a)
 {
     int fd = accept4(a->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -291,7 +306,8 @@ static void admit(struct api *a)
         a->deaf_until = now_ns() + NSEC_PER_SEC / 20;
         return;
     }
-    for (unsigned i = 0; i < API_CONNECTIONS; i++)
+    bool may = welcome(a, fd);
+    for (unsigned i = 0; may && i < API_CONNECTIONS; i++)
         if (a->conn[i].fd < 0) {
             a->conn[i].fd = fd;
             a->conn[i].req.body_max = a->body_max;
@@ -299,8 +315,8 @@ static void admit(struct api *a)
         }
     char out[256];
     struct json_out o = {.buf = a->answer, .cap = sizeof(a->answer)};
-    api_fault(&o, "Too many open connections");
-    send_some(fd, out, http_response(out, sizeof(out), 503, o.buf, o.len, true));
+    api_fault(&o, may ? "Too many open connections" : "This user may not use the API.");
+    send_some(fd, out, http_response(out, sizeof(out), may ? 503 : 400, o.buf, o.len, true));
     discard(fd, a->answer);
     close(fd);
 }
@@ -330,6 +346,11 @@ static int timeout_ms(const struct api *a)
 
 int api_run(struct api *a, struct vm *vm, int wake_fd)
 {
+    while (!a) {
+        struct pollfd p = {.fd = wake_fd, .events = POLLIN};
+        if (poll(&p, 1, -1) > 0)
+            return 0;
+    }
     for (;;) {
         struct pollfd p[2 + API_CONNECTIONS] = {
             {.fd = wake_fd, .events = POLLIN},
