@@ -169,7 +169,7 @@ static void blk_kick(struct vio_dev *d)
     req_retry(b);
     while (may_take(b)) {
         virtq_disable_kick(q);
-        while (budget > 0 && take_one(b)) {
+        while (budget > 0 && !b->full && take_one(b)) {
             budget--;
             if (b->batch >= BATCH_REQS || b->direct >= BATCH_BYTES)
                 blk_answer(b);

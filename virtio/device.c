@@ -145,13 +145,13 @@ void vio_fault(struct vio_dev *d, const char *what)
 bool vio_quiesce(struct vio_dev *d, bool on)
 {
     pthread_mutex_lock(&d->lock);
-    if (d->quiesced != on) {
-        d->quiesced = on;
-        if (d->ops->quiesce)
-            d->ops->quiesce(d, on);
-        if (!on && d->active)
-            d->host->again(d->host->ctx, d->slot);
-    }
+    const bool was = d->quiesced;
+    d->quiesced = on;
+    // Told at every asking: a request may wait for room on a ring that others fill.
+    if (d->ops->quiesce && (on || was))
+        d->ops->quiesce(d, on);
+    if (!on && was && d->active)
+        d->host->again(d->host->ctx, d->slot);
     const bool idle = !on || in_flight(d) == 0;
     pthread_mutex_unlock(&d->lock);
     return idle;

@@ -178,7 +178,7 @@ struct vio_ops {
     void (*kick)(struct vio_dev *d);             // serve every queue
     void (*readable)(struct vio_dev *d);         // a polled file is ready
     void (*timer)(struct vio_dev *d);            // rate limiter refilled, announce due
-    void (*quiesce)(struct vio_dev *d, bool on); // stop taking new work (tap, queues), or go on
+    void (*quiesce)(struct vio_dev *d, bool on); // stop taking new work, told repeatedly; or go on
     unsigned (*inflight)(const struct vio_dev *d); // requests on the ring
 };
 
