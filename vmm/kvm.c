@@ -29,7 +29,7 @@ int kvm_open(struct vm *vm, struct err *e)
     if (rs < (int)sizeof(struct kvm_run))
         return err_set(e, EIO, "KVM_GET_VCPU_MMAP_SIZE: %s", strerror(errno));
     vm->run_size = (size_t)rs;
-    int rc = cpuid_host_read(vm->kvm_fd, &vm->cpuid, e);
+    int rc = cpuid_supported(vm->kvm_fd, &vm->cpuid_host, e);
     if (rc)
         return rc;
     vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0UL);
@@ -91,7 +91,7 @@ int kvm_set_memory(struct vm *vm, uint64_t bytes, struct err *e)
 }
 
 // CPUID tells each vCPU how many there are, so it is set anew for all when the number grows.
-// #syscalls:config ioctl(KVM_CREATE_VCPU@VM) ioctl(KVM_SET_CPUID2@VCPU)
+// #syscalls:config ioctl(KVM_CREATE_VCPU@VM) ioctl(KVM_CHECK_EXTENSION@VM, KVM_GET_TSC_KHZ@VCPU)
 int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e)
 {
     while (vm->nvcpus < n) {
@@ -110,12 +110,19 @@ int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e)
         if (vm->armed && (rc = vcpu_thread(v, e)))
             return rc;
     }
-    for (unsigned i = 0; i < n; i++) {
-        int rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, i, n, vm->cfg.machine.smt, e);
-        if (rc)
-            return rc;
+    struct cpuid_topology topo = {
+        .vcpus = n,
+        .smt = vm->cfg.machine.smt,
+        .tsc_deadline = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
+        .tsc_khz = (uint32_t)MAX(ioctl(vm->vcpu[0].fd, KVM_GET_TSC_KHZ, 0), 0),
+    };
+    int rc = cpuid_build(&vm->cpuid_host, &topo, &vm->cpuid, e);
+    for (unsigned i = 0; i < n && rc == 0; i++) {
+        cpuid_set_id(&vm->cpuid, i);
+        rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, e);
     }
-    return 0;
+    cpuid_set_id(&vm->cpuid, 0);
+    return rc ? rc : vcpu_caps_get(vm->kvm_fd, vm->vm_fd, vm->vcpu[0].fd, &vm->caps, e);
 }
 
 // Any width, any value: one doorbell for all queues of a device.

@@ -14,7 +14,7 @@
 #include "vmm/loop.h"
 #include "vmm/mem/mem.h"
 #include "vmm/metrics.h"
-#include "vmm/vcpu/cpuid.h"
+#include "vmm/vcpu/state.h"
 #include "vmm/vcpu/vcpu.h"
 #include "vmm/vm.h"
 
@@ -45,11 +45,12 @@ struct vm {
     uint64_t t_new, t_new_cpu;     // C: clocks at vm_new, for the boot timer
     uint64_t t_start, t_start_cpu; // C before the start, then read-only
 
-    int kvm_fd, vm_fd;       // C
-    size_t run_size;         // C
-    struct cpuid_host cpuid; // C
-    struct guest_mem mem;    // map: C while quiet; bytes: the guest's
-    struct vcpu_gate gate;   // L
+    int kvm_fd, vm_fd;                    // C
+    size_t run_size;                      // C
+    struct cpuid_table cpuid_host, cpuid; // C: what KVM supports, what the guest sees
+    struct vcpu_caps caps;                // C: of vCPU state, as this host has them
+    struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
+    struct vcpu_gate gate;                // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
     bool armed;      // threads exist
