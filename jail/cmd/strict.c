@@ -52,6 +52,7 @@ static int listen_at(struct run *r)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct stat st;
     if (strlen(r->a->api_sock) >= sizeof(a.sun_path))
         die(r, "--api-sock: longer than %zu bytes", sizeof(a.sun_path) - 1);
     snprintf(a.sun_path, sizeof(a.sun_path), "%s", r->a->api_sock);
@@ -59,7 +60,7 @@ static int listen_at(struct run *r)
     // refused.
     if (!connect(fd, (struct sockaddr *)&a, sizeof(a)))
         die(r, "--api-sock %s: somebody listens there", r->a->api_sock);
-    if (errno == ECONNREFUSED)
+    if (errno == ECONNREFUSED && !lstat(a.sun_path, &st) && S_ISSOCK(st.st_mode))
         unlink(r->a->api_sock);
     close(fd);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -228,7 +229,7 @@ void strict_run(struct run *r)
     sigset_t signals, before;
     s.uid = r->a->has_uid ? r->a->uid : geteuid();
     s.gid = r->a->has_gid ? r->a->gid : getegid();
-    if (!geteuid() && setgroups(0, NULL))
+    if (setgroups(0, NULL) && errno != EPERM) // without privilege nobody can leave a group
         die(r, "setgroups: %s", strerror(errno));
     open_all(&s);
     cgroup_make(r);
