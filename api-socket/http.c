@@ -23,19 +23,13 @@ static bool bad(struct http_request *r, const char *why)
     return false;
 }
 
-// RFC 9110 section 5.6.2. strchr would also match the terminator, so NUL is excluded first.
-static bool is_token(char c)
+static bool is_char(char c, const char *others) // letters, digits and these
 {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           (c && strchr("!#$%&'*+-.^_`|~", c));
+    return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
+           (c && strchr(others, c)); // strchr would find the terminator, too
 }
-
-// RFC 3986 pchar, '/' and '?'; a fragment never reaches a server.
-static bool is_target(char c)
-{
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           (c && strchr("-._~%!$&'()*+,;=:@/?", c));
-}
+#define TOKEN  "!#$%&'*+-.^_`|~"      // RFC 9110 section 5.6.2
+#define TARGET "-._~%!$&'()*+,;=:@/?" // RFC 3986 pchar, '/', '?': a fragment never reaches a server
 
 static bool same(const char *s, size_t n, const char *word)
 {
@@ -54,7 +48,7 @@ static bool request_line(struct http_request *r, const char *s, size_t n)
     r->verb = (enum http_verb)i;
 
     size_t t = m + 1;
-    while (t < n && is_target(s[t]))
+    while (t < n && is_char(s[t], TARGET))
         t++;
     r->target = r->line + m + 1;
     r->target_len = t - m - 1;
@@ -88,22 +82,17 @@ static bool content_length(struct http_request *r, const char *v, size_t n)
     return true;
 }
 
-// A comma list of options (RFC 9110 section 7.6.1); unknown ones mean nothing to us.
-static void connection_options(struct http_request *r, const char *v, size_t n)
+// Is word in a comma list of options (RFC 9110 section 7.6.1)?
+static bool has_option(const char *v, size_t n, const char *word)
 {
-    for (size_t i = 0; i < n;) {
-        while (i < n && (v[i] == ' ' || v[i] == '\t' || v[i] == ','))
-            i++;
+    for (size_t i = 0; i < n; i++) {
         size_t from = i;
-        while (i < n && is_token(v[i]))
+        while (i < n && is_char(v[i], TOKEN))
             i++;
-        if (same(v + from, i - from, "close"))
-            r->close = r->asked_close = true;
-        else if (same(v + from, i - from, "keep-alive"))
-            r->close = r->asked_close; // close wins over keep-alive
-        while (i < n && v[i] != ',')
-            i++;
+        if (same(v + from, i - from, word))
+            return true;
     }
+    return false;
 }
 
 static bool header_line(struct http_request *r, const char *s, size_t n)
@@ -111,7 +100,7 @@ static bool header_line(struct http_request *r, const char *s, size_t n)
     if (++r->headers > HTTP_HEADERS_MAX)
         return bad(r, "Too many headers.");
     size_t k = 0;
-    while (k < n && is_token(s[k]))
+    while (k < n && is_char(s[k], TOKEN))
         k++;
     // Catches folding (a line that starts with a space) and a space before the colon, too.
     if (k == 0 || k == n || s[k] != ':')
@@ -131,8 +120,10 @@ static bool header_line(struct http_request *r, const char *s, size_t n)
     // By prefix: some parsers (http-parser) take any name that begins so for the header itself.
     if (k >= 17 && strncasecmp(s, "Transfer-Encoding", 17) == 0)
         return bad(r, "Transfer-Encoding is not supported.");
-    if (same(s, k, "Connection"))
-        connection_options(r, v, vn);
+    if (same(s, k, "Connection")) { // close wins over keep-alive
+        r->asked_close |= has_option(v, vn, "close");
+        r->close = r->asked_close || (r->close && !has_option(v, vn, "keep-alive"));
+    }
     if (same(s, k, "Expect")) {
         if (!same(v, vn, "100-continue"))
             return bad(r, "Unsupported Expect header.");
@@ -188,36 +179,20 @@ enum http_state http_parse(struct http_request *r, const char *buf, size_t len)
     return HTTP_MORE;
 }
 
-static const char *reason(int status)
-{
-    switch (status) {
-    case 100:
-        return "Continue";
-    case 200:
-        return "OK";
-    case 204:
-        return "No Content";
-    case 400:
-        return "Bad Request";
-    default:
-        return "Service Unavailable"; // 503, the only other one we send
-    }
-}
-
 size_t http_response(char *out, size_t cap, int status, const char *body, size_t body_len,
                      bool close)
 {
-    int n;
-    if (status == 100) // interim: nothing but the status line, RFC 9110 section 15.2
-        n = snprintf(out, cap, "HTTP/1.1 100 %s\r\n\r\n", reason(status));
-    else if (body_len == 0)
-        n = snprintf(out, cap, "HTTP/1.1 %d %s\r\nServer: Mayfly API\r\nConnection: %s\r\n\r\n",
-                     status, reason(status), close ? "close" : "keep-alive");
-    else
-        n = snprintf(out, cap,
-                     "HTTP/1.1 %d %s\r\nServer: Mayfly API\r\nConnection: %s\r\n"
-                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-                     status, reason(status), close ? "close" : "keep-alive", body_len);
+    const char *reason = status == 100   ? "Continue"
+                         : status == 200 ? "OK"
+                         : status == 204 ? "No Content"
+                         : status == 400 ? "Bad Request"
+                                         : "Service Unavailable"; // 503, the only other one
+    char about[80] = "";
+    if (body_len)
+        snprintf(about, sizeof(about), "Content-Type: application/json\r\nContent-Length: %zu\r\n",
+                 body_len);
+    int n = snprintf(out, cap, "HTTP/1.1 %d %s\r\nServer: Mayfly API\r\nConnection: %s\r\n%s\r\n",
+                     status, reason, close ? "close" : "keep-alive", about);
     if (n < 0 || (size_t)n >= cap || cap - (size_t)n < body_len)
         return 0;
     if (body_len)

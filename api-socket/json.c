@@ -113,41 +113,27 @@ static int32_t next_char(const char **p, const char *end)
     return (uint8_t) * *p < 0x20 ? -1 : json_utf8(p, end);
 }
 
-static bool string_ok(const char *p, const char *end)
+static bool digits(const char **p, const char *end)
 {
-    while (p < end)
-        if (next_char(&p, end) < 0)
-            return false;
-    return true;
+    const char *from = *p;
+    while (*p < end && **p >= '0' && **p <= '9')
+        ++*p;
+    return *p > from;
 }
 
-// RFC 8259 section 6, and the three literals.
-static bool primitive_ok(const char *p, const char *end)
+// RFC 8259 section 6.
+static bool number_ok(const char *p, const char *end)
 {
-    static const char *const words[] = {"true", "false", "null"};
-    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-        if ((size_t)(end - p) == strlen(words[i]) && memcmp(p, words[i], strlen(words[i])) == 0)
-            return true;
     p += p < end && *p == '-';
     const char *from = p;
-    while (p < end && *p >= '0' && *p <= '9')
-        p++;
-    if (p == from || (*from == '0' && p - from > 1))
+    if (!digits(&p, end) || (*from == '0' && p - from > 1))
         return false;
-    if (p < end && *p == '.') {
-        from = ++p;
-        while (p < end && *p >= '0' && *p <= '9')
-            p++;
-        if (p == from)
-            return false;
-    }
+    if (p < end && *p == '.' && (p++, !digits(&p, end)))
+        return false;
     if (p < end && (*p | 32) == 'e') {
         p++;
         p += p < end && (*p == '+' || *p == '-');
-        from = p;
-        while (p < end && *p >= '0' && *p <= '9')
-            p++;
-        if (p == from)
+        if (!digits(&p, end))
             return false;
     }
     return p == end;
@@ -174,8 +160,9 @@ static int string(struct check *c, bool key)
     const jsmntok_t *t = &c->d->tok[c->tok];
     if (peek(c) != '"' || c->tok >= c->d->count || t->type != JSMN_STRING || t->start != c->pos + 1)
         return json_fail(c->d, c->pos, c->e, key ? "key must be a string" : "expected value");
-    if (!string_ok(c->d->text + t->start, c->d->text + t->end))
-        return json_fail(c->d, c->pos, c->e, "invalid character or escape in a string");
+    for (const char *p = c->d->text + t->start, *end = c->d->text + t->end; p < end;)
+        if (next_char(&p, end) < 0)
+            return json_fail(c->d, c->pos, c->e, "invalid character or escape in a string");
     if (key && memchr(c->d->text + t->start, '\\', (size_t)(t->end - t->start)))
         return json_fail(c->d, c->pos, c->e, "a key must not hold escapes");
     c->pos = t->end + 1;
@@ -241,7 +228,8 @@ static int value(struct check *c)
         return json_fail(c->d, c->pos, c->e, "expected value");
     if (t->type == JSMN_OBJECT || t->type == JSMN_ARRAY)
         return container(c, t->type == JSMN_OBJECT); // depth was bounded by depth_scan
-    if (!primitive_ok(c->d->text + t->start, c->d->text + t->end))
+    if (!json_is(c->d, c->tok, "true") && !json_is(c->d, c->tok, "false") &&
+        !json_is(c->d, c->tok, "null") && !number_ok(c->d->text + t->start, c->d->text + t->end))
         return json_fail(c->d, c->pos, c->e, "expected value");
     c->pos = t->end;
     t->size = ++c->tok;
@@ -284,10 +272,15 @@ int json_next(const struct json_doc *d, int in, int last)
     return i < d->tok[in].size ? i : 0;
 }
 
-bool json_key_is(const struct json_doc *d, int key, const char *name)
+bool json_is(const struct json_doc *d, int tok, const char *word)
 {
-    size_t n = (size_t)(d->tok[key].end - d->tok[key].start);
-    return n == strlen(name) && memcmp(d->text + d->tok[key].start, name, n) == 0;
+    size_t n = (size_t)(d->tok[tok].end - d->tok[tok].start);
+    return n == strlen(word) && memcmp(d->text + d->tok[tok].start, word, n) == 0;
+}
+
+char json_literal(const struct json_doc *d, int tok)
+{
+    return d->tok[tok].type == JSMN_PRIMITIVE ? d->text[d->tok[tok].start] : 0;
 }
 
 int json_decode(const struct json_doc *d, int tok, char *out, size_t cap)

@@ -35,7 +35,9 @@ int json_parse(struct json_doc *d, const char *text, size_t len, unsigned max_to
 // Walks members of the object (elements of the array) at container: start with 0, then the last
 // answer; 0 ends. An object's answer is a key token; its value is the next token.
 int json_next(const struct json_doc *d, int container, int last);
-bool json_key_is(const struct json_doc *d, int key, const char *name);
+bool json_is(const struct json_doc *d, int key, const char *name);
+// The first byte of a number or literal ('t', 'f', 'n' say which), 0 for any other token.
+char json_literal(const struct json_doc *d, int tok);
 
 // Decodes the string at tok into out, terminated: its length, -E2BIG, or -EINVAL for a U+0000.
 int json_decode(const struct json_doc *d, int tok, char *out, size_t cap);
@@ -98,7 +100,7 @@ void json_key(struct json_out *o, const char *key);
 void json_str(struct json_out *o, const char *key, const char *value); // NULL value: null
 void json_uint(struct json_out *o, const char *key, uint64_t value);
 void json_bool(struct json_out *o, const char *key, bool value);
-// Writes the struct at in as an object by the same table that binds it.
+// Writes the struct at in as an object by the same table that binds it; t NULL: null.
 void json_struct(struct json_out *o, const char *key, const struct json_type *t, const void *in);
 
 #endif

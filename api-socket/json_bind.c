@@ -4,11 +4,6 @@
 
 #include <strings.h>
 
-static void put_uint(void *p, size_t size, uint64_t v)
-{
-    memcpy(p, &v, size); // little-endian host
-}
-
 static uint64_t get_uint(const void *p, size_t size)
 {
     uint64_t v = 0;
@@ -16,94 +11,85 @@ static uint64_t get_uint(const void *p, size_t size)
     return v;
 }
 
-static bool is_literal(const struct json_doc *d, int tok, const char *word)
+static int misfit(const struct json_doc *d, int tok, const struct json_field *f, struct err *e,
+                  const char *expected)
 {
-    return d->tok[tok].type == JSMN_PRIMITIVE && json_key_is(d, tok, word);
+    return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: expected %s", f->name,
+                     expected);
 }
 
 static int bind_uint(const struct json_doc *d, int tok, const struct json_field *f, void *out,
                      struct err *e)
 {
     const char *p = d->text + d->tok[tok].start, *end = d->text + d->tok[tok].end;
+    char range[80];
     uint64_t v = 0;
     bool ok = d->tok[tok].type == JSMN_PRIMITIVE;
     for (; ok && p < end; p++) // a sign, fraction or exponent ends it, as serde does
         ok = *p >= '0' && *p <= '9' && !__builtin_mul_overflow(v, 10, &v) &&
              !__builtin_add_overflow(v, (uint64_t)(*p - '0'), &v);
-    if (!ok || v < f->min || v > f->max)
-        return json_fail(d, d->tok[tok].start, e,
-                         "invalid value for `%s`: expected an integer from %llu to %llu", f->name,
-                         (unsigned long long)f->min, (unsigned long long)f->max);
-    put_uint(out, f->size, v);
-    return 0;
+    if (ok && v >= f->min && v <= f->max) {
+        memcpy(out, &v, f->size); // little-endian host
+        return 0;
+    }
+    snprintf(range, sizeof(range), "an integer from %llu to %llu", (unsigned long long)f->min,
+             (unsigned long long)f->max);
+    return misfit(d, tok, f, e, range);
 }
 
 static int bind_str(const struct json_doc *d, int tok, const struct json_field *f, void *out,
                     struct err *e)
 {
-    size_t max = f->max ? (size_t)f->max : f->size - 1u;
-    int n = d->tok[tok].type == JSMN_STRING ? json_decode(d, tok, out, f->size) : -EPROTO;
-    if (n == -EPROTO)
-        return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: expected a string",
-                         f->name);
+    char range[80];
+    if (d->tok[tok].type != JSMN_STRING)
+        return misfit(d, tok, f, e, "a string");
+    int n = json_decode(d, tok, out, f->size);
     if (n == -EINVAL)
-        return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: U+0000 in a string",
-                         f->name);
-    if (n < 0 || (size_t)n > max || (size_t)n < f->min)
-        return json_fail(d, d->tok[tok].start, e,
-                         "invalid value for `%s`: length must be %llu to %zu bytes", f->name,
-                         (unsigned long long)f->min, max);
-    return 0;
+        return misfit(d, tok, f, e, "a string without U+0000");
+    if (n >= 0 && (size_t)n >= f->min)
+        return 0;
+    snprintf(range, sizeof(range), "a string of %llu to %u bytes", (unsigned long long)f->min,
+             f->size - 1U);
+    return misfit(d, tok, f, e, range);
 }
 
 static int bind_enum(const struct json_doc *d, int tok, const struct json_field *f, void *out,
                      struct err *e)
 {
-    char word[32], list[160] = "";
+    char word[32], list[160] = "one of ";
     bool ok = d->tok[tok].type == JSMN_STRING && json_decode(d, tok, word, sizeof(word)) >= 0;
-    size_t n = 0;
-    for (unsigned i = 0; f->names[i]; i++) {
+    for (uint32_t i = 0; f->names[i]; i++) {
         if (ok && (f->flags & JSON_ANY_CASE ? strcasecmp : strcmp)(word, f->names[i]) == 0) {
-            put_uint(out, f->size, i);
+            memcpy(out, &i, f->size);
             return 0;
         }
-        int w = snprintf(list + n, sizeof(list) - n, "%s`%s`", i ? ", " : "", f->names[i]);
-        n = MIN(n + (size_t)w, sizeof(list) - 1);
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof(list) - n, "%s`%s`", i ? ", " : "", f->names[i]);
     }
-    return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: expected one of %s", f->name,
-                     list);
+    return misfit(d, tok, f, e, list);
 }
 
-static int bind_list(const struct json_doc *d, int tok, const struct json_field *f, void *out,
+static int bind_list(const struct json_doc *d, int tok, const struct json_field *f, char *out,
                      unsigned *count, struct err *e)
 {
-    if (d->tok[tok].type != JSMN_ARRAY)
-        return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: expected an array",
-                         f->name);
+    int r = d->tok[tok].type == JSMN_ARRAY ? 0 : misfit(d, tok, f, e, "an array");
     *count = 0;
-    for (int i = json_next(d, tok, 0); i; i = json_next(d, tok, i)) {
+    for (int i = r ? 0 : json_next(d, tok, 0); i && r == 0; i = json_next(d, tok, i)) {
         if ((*count + 1) * f->sub->size > f->size)
-            return json_fail(d, d->tok[i].start, e, "invalid value for `%s`: more than %zu entries",
-                             f->name, f->size / f->sub->size);
-        int r = json_bind(d, i, f->sub, (char *)out + *count * f->sub->size, e);
-        if (r)
-            return r;
-        ++*count;
+            return misfit(d, i, f, e, "fewer entries");
+        r = json_bind(d, i, f->sub, out + (*count)++ * f->sub->size, e);
     }
-    return 0;
+    return r;
 }
 
-static int bind_value(const struct json_doc *d, int tok, const struct json_field *f, void *base,
+static int bind_value(const struct json_doc *d, int tok, const struct json_field *f, char *base,
                       struct err *e)
 {
-    void *out = (char *)base + f->off;
+    void *out = base + f->off;
     switch (f->kind) {
     case J_BOOL:
-        if (!is_literal(d, tok, "true") && !is_literal(d, tok, "false"))
-            return json_fail(d, d->tok[tok].start, e, "invalid value for `%s`: expected a boolean",
-                             f->name);
-        *(bool *)out = is_literal(d, tok, "true");
-        return 0;
+        *(bool *)out = json_literal(d, tok) == 't';
+        return *(bool *)out || json_literal(d, tok) == 'f' ? 0 : misfit(d, tok, f, e, "a boolean");
     case J_UINT:
         return bind_uint(d, tok, f, out, e);
     case J_STR:
@@ -113,7 +99,7 @@ static int bind_value(const struct json_doc *d, int tok, const struct json_field
     case J_OBJ:
         return json_bind(d, tok, f->sub, out, e);
     case J_LIST:
-        return bind_list(d, tok, f, out, (unsigned *)(void *)((char *)base + f->has), e);
+        return bind_list(d, tok, f, out, (unsigned *)(void *)(base + f->has), e);
     }
     return -EINVAL;
 }
@@ -126,13 +112,13 @@ int json_bind(const struct json_doc *d, int obj, const struct json_type *t, void
         return json_fail(d, d->tok[obj].start, e, "expected an object");
     for (int k = json_next(d, obj, 0); k; k = json_next(d, obj, k)) {
         size_t i = 0;
-        while (i < t->nfields && !json_key_is(d, k, t->fields[i].name))
+        while (i < t->nfields && !json_is(d, k, t->fields[i].name))
             i++;
         if (i == t->nfields)
             return json_fail(d, d->tok[k].start, e, "unknown field `%.*s`",
                              MIN(d->tok[k].end - d->tok[k].start, 40), d->text + d->tok[k].start);
         const struct json_field *f = &t->fields[i];
-        if (f->flags & JSON_NULLABLE && is_literal(d, k + 1, "null"))
+        if (f->flags & JSON_NULLABLE && json_literal(d, k + 1) == 'n')
             continue;
         int r = bind_value(d, k + 1, f, out, e);
         if (r)
@@ -238,6 +224,10 @@ static bool absent(const struct json_field *f, const char *base)
 
 void json_struct(struct json_out *o, const char *key, const struct json_type *t, const void *in)
 {
+    if (!t) {
+        json_str(o, key, NULL);
+        return;
+    }
     json_open(o, key, '{');
     for (size_t i = 0; i < t->nfields; i++) {
         const struct json_field *f = &t->fields[i];

@@ -18,6 +18,7 @@ struct route {
     const char *metric;           // Firecracker's name, NULL: not counted
 };
 
+#define MALFORMED "An error occurred when deserializing the json body of a request: %.180s."
 static const char before[] =
     "The requested operation is not supported before starting the microVM.";
 static const char after[] = "The requested operation is not supported after starting the microVM.";
@@ -52,30 +53,20 @@ static int get_machine(struct api_call *c, union wire *w, struct err *e)
     return 0;
 }
 
-static void write_devices(struct json_out *o, const struct vm_config *v, union wire *w)
+static void write_net(struct json_out *o, const struct net_cfg *n)
 {
-    json_open(o, "drives", '[');
-    for (unsigned i = 0; i < v->ndrives; i++) {
-        w->drive = (struct drive_wire){.c = v->drives[i]};
-        json_struct(o, NULL, &t_drive, w);
-    }
-    json_close(o, ']');
-    json_open(o, "network-interfaces", '[');
-    for (unsigned i = 0; i < v->nnets; i++) {
-        w->net = (struct net_wire){.c = v->nets[i]};
-        const uint8_t *m = w->net.c.guest_mac;
-        if (w->net.c.has_mac)
-            snprintf(w->net.mac, sizeof(w->net.mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1],
-                     m[2], m[3], m[4], m[5]);
-        json_struct(o, NULL, &t_net, w);
-    }
-    json_close(o, ']');
+    struct net_wire w = {.c = *n};
+    const uint8_t *m = n->guest_mac;
+    if (n->has_mac)
+        snprintf(w.mac, sizeof(w.mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3],
+                 m[4], m[5]);
+    json_struct(o, NULL, &t_net, &w);
 }
 
 static int get_config(struct api_call *c, union wire *w, struct err *e)
 {
-    static const char *const never[] = {"balloon", "cpu-config", "mmds-config",
-                                        "vsock",   "entropy",    "memory-hotplug"};
+    static const char *const never_set[] = {"balloon", "cpu-config", "mmds-config",
+                                            "vsock",   "entropy",    "memory-hotplug"};
     const struct vm_config *v = vm_config(c->vm);
     struct json_out *o = c->out;
     (void)e;
@@ -83,19 +74,22 @@ static int get_config(struct api_call *c, union wire *w, struct err *e)
     json_struct(o, "boot-source", &t_boot, &v->boot);
     w->machine.c = v->machine;
     json_struct(o, "machine-config", &t_machine, w);
-    write_devices(o, v, w);
-    if (v->has_logger)
-        json_struct(o, "logger", &t_logger, &v->logger);
-    else
-        json_str(o, "logger", NULL);
-    if (v->has_metrics)
-        json_struct(o, "metrics", &t_metrics, &v->metrics);
-    else
-        json_str(o, "metrics", NULL);
+    json_open(o, "drives", '[');
+    for (unsigned i = 0; i < v->ndrives; i++) {
+        w->drive = (struct drive_wire){.c = v->drives[i]};
+        json_struct(o, NULL, &t_drive, w);
+    }
+    json_close(o, ']');
+    json_open(o, "network-interfaces", '[');
+    for (unsigned i = 0; i < v->nnets; i++)
+        write_net(o, &v->nets[i]);
+    json_close(o, ']');
+    json_struct(o, "logger", v->has_logger ? &t_logger : NULL, &v->logger);
+    json_struct(o, "metrics", v->has_metrics ? &t_metrics : NULL, &v->metrics);
     if (v->has_serial)
         json_struct(o, "serial", &t_serial, &v->serial);
-    for (size_t i = 0; i < ARRAY_SIZE(never); i++)
-        json_str(o, never[i], NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(never_set); i++)
+        json_str(o, never_set[i], NULL);
     json_open(o, "pmem", '[');
     json_close(o, ']');
     json_close(o, '}');
@@ -162,24 +156,16 @@ PLAIN(put_serial, serial, vm_put_serial)
 
 static int put_action(struct api_call *c, union wire *w, struct err *e)
 {
+    struct err why = {0};
     bool started = vm_state(c->vm) != VM_NOT_STARTED;
     if (started != (w->action.type != ACT_START))
         return err_set(e, EPERM, "%s", started ? after : before);
-    switch (w->action.type) {
-    case ACT_START: {
-        int r = vm_start(c->vm, e);
-        if (r && r != -EPERM) {
-            struct err cause = *e;
-            err_set(e, EINVAL, "Start microvm error: %.200s", cause.msg);
-        }
-        return r;
-    }
-    case ACT_FLUSH_METRICS:
+    if (w->action.type == ACT_FLUSH_METRICS)
         return vm_flush_metrics(c->vm, e);
-    case ACT_CTRL_ALT_DEL:
+    if (w->action.type == ACT_CTRL_ALT_DEL)
         return vm_ctrl_alt_del(c->vm, e);
-    }
-    return -EINVAL;
+    int r = vm_start(c->vm, &why);
+    return r ? err_set(e, -r, "Start microvm error: %.220s", why.msg) : 0;
 }
 
 static int patch_vm(struct api_call *c, union wire *w, struct err *e)
@@ -233,98 +219,84 @@ void api_fault(struct json_out *out, const char *msg)
     json_close(out, '}');
 }
 
-// The next part of the path, empty at its end. Leading slashes do not count, as in Firecracker.
-static const char *part(const char **p, const char *end, size_t *n)
-{
-    while (*p < end && **p == '/')
-        ++*p;
-    const char *s = *p;
-    while (*p < end && **p != '/')
-        ++*p;
-    *n = (size_t)(*p - s);
-    return s;
-}
-
-static bool same(const char *s, size_t n, const char *word)
-{
-    return n == strlen(word) && memcmp(s, word, n) == 0;
-}
-
-static int check_never(const char *name, size_t n, struct err *e)
+static int check_never(const char *name, struct err *e)
 {
     for (size_t i = 0; i < ARRAY_SIZE(never); i++)
-        if (same(name, n, never[i].path))
+        if (strcmp(name, never[i].path) == 0)
             return err_set(e, ENODEV,
                            "Mayfly has no %s: a microVM has drives and network interfaces.",
                            never[i].name);
     return 0;
 }
 
-static const struct route *find(enum http_verb verb, const char *first, size_t n,
-                                const char *second, size_t m)
+static const struct route *find(enum http_verb verb, const char *first, const char *second)
 {
     for (const struct route *r = routes; r < routes + ARRAY_SIZE(routes); r++)
-        if (r->verb == verb && same(first, n, r->path) && (!r->sub || same(second, m, r->sub)))
+        if (r->verb == verb && strcmp(first, r->path) == 0 &&
+            (!r->sub || strcmp(second, r->sub) == 0))
             return r;
     return NULL;
 }
 
-// Reads the body into w. Errors here are about the request's form and carry serde's sentence.
-static int read_body(struct api_call *c, const struct route *r, union wire *w, struct err *e)
+// One request whose body is the object at tok, or one section of a file (id NULL), or one element.
+static int perform(struct api_call *c, const struct route *r, const struct json_doc *d, int tok,
+                   const char *id, struct err *e)
 {
-    struct json_doc d;
-    struct err why;
-    int rc = json_parse(&d, c->body, c->body_len, JSON_BODY_TOKENS, &why);
-    if (rc == 0 && r->flags & CURRENT) {
-        if (d.count == 1)
-            return err_set(e, EINVAL, "Empty PATCH request.");
-        w->machine.c = vm_config(c->vm)->machine;
-    }
-    if (rc == 0)
-        rc = json_bind(&d, 0, r->type, w, &why);
-    if (rc)
-        err_set(e, EINVAL,
-                "An error occurred when deserializing the json body of a request: %.180s.",
-                why.msg);
-    return rc;
-}
-
-static int perform(struct api_call *c, const struct route **found, struct err *e)
-{
-    const char *p = c->target, *end = p + c->target_len;
-    size_t n, m;
-    const char *first = part(&p, end, &n), *second = part(&p, end, &m);
     union wire w = {0};
     struct err why = {0};
+    unsigned now = vm_state(c->vm) == VM_NOT_STARTED ? PRE : POST;
+    if (r->flags & CURRENT)
+        w.machine.c = vm_config(c->vm)->machine;
+    if (r->type && json_bind(d, tok, r->type, &w, &why) != 0)
+        return err_set(e, EINVAL, MALFORMED, why.msg);
+    if (r->flags & HAS_ID && id && strcmp(id, (const char *)&w) != 0) // ids come first in wires
+        return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
+    if (!(r->flags & now))
+        return err_set(e, EPERM, "%s", now == PRE ? before : after);
+    int rc = r->call(c, &w, &why);
+    return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
+}
+
+// The next part of the path into out, cut where no name we know is as long. Leading slashes do not
+// count and more parts than two are ignored, as in Firecracker.
+static const char *part(const char *p, const char *end, char out[CFG_ID_MAX + 2])
+{
+    size_t n = 0;
+    while (p < end && *p == '/')
+        p++;
+    for (; p < end && *p != '/'; p++)
+        if (n < CFG_ID_MAX + 1) // one more than an id may have: too long stays too long
+            out[n++] = *p;
+    out[n] = 0;
+    return p;
+}
+
+static int route(struct api_call *c, const struct route **found, struct err *e)
+{
+    char first[CFG_ID_MAX + 2], second[CFG_ID_MAX + 2];
+    const char *end = c->target + c->target_len;
+    struct json_doc d;
+    struct err why;
     int rc;
 
+    part(part(c->target, end, first), end, second);
     if (c->verb == VERB_GET && c->body_len)
         return err_set(e, EINVAL, "GET request cannot have a body.");
     if ((c->verb == VERB_PUT || c->verb == VERB_PATCH) && !c->body_len)
         return err_set(e, EINVAL, "Empty %s request.", http_verb_name(c->verb));
-    if ((rc = check_never(first, n, e)))
+    if ((rc = check_never(first, e)))
         return rc;
-    const struct route *r = *found = find(c->verb, first, n, second, m);
+    const struct route *r = *found = find(c->verb, first, second);
     if (!r)
-        return err_set(e, EINVAL, "Invalid request method and/or path: %s %.*s.",
-                       http_verb_name(c->verb), (int)MIN(n, 128), first);
-    char id[CFG_ID_MAX + 2]; // one more than allowed, so that too long stays too long
-    snprintf(id, sizeof(id), "%.*s", (int)MIN(m, sizeof(id)), second);
-    if (r->flags & HAS_ID && (rc = cfg_check_id(id, "id", e)))
+        return err_set(e, EINVAL, "Invalid request method and/or path: %s %s.",
+                       http_verb_name(c->verb), first);
+    if (r->flags & HAS_ID && (rc = cfg_check_id(second, "id", e)))
         return rc;
-    if (r->type && (rc = read_body(c, r, &w, e)))
-        return rc;
-    if (r->flags & HAS_ID && strcmp(id, (const char *)&w) != 0) // ids come first in their structs
-        return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
-    unsigned now = vm_state(c->vm) == VM_NOT_STARTED ? PRE : POST;
-    if (!(r->flags & now))
-        return err_set(e, EPERM, "%s", now == PRE ? before : after);
-    rc = r->call(c, &w, &why);
-    if (rc == -EPERM) // the wrong time is told without a prefix
-        *e = why;
-    else if (rc)
-        err_set(e, -rc, "%s%.220s", r->prefix, why.msg);
-    return rc;
+    if (r->type && json_parse(&d, c->body, c->body_len, JSON_BODY_TOKENS, &why) != 0)
+        return err_set(e, EINVAL, MALFORMED, why.msg);
+    if (r->flags & CURRENT && d.count == 1)
+        return err_set(e, EINVAL, "Empty PATCH request.");
+    return perform(c, r, &d, 0, second, e);
 }
 
 int api_route(struct api_call *c)
@@ -334,7 +306,7 @@ int api_route(struct api_call *c)
     const struct route *r = NULL;
     struct err e = {0};
     uint64_t t = now_ns();
-    int rc = perform(c, &r, &e);
+    int rc = route(c, &r, &e);
     if (rc == 0 && c->out->overflow)
         rc = err_set(&e, EMSGSIZE, "The answer exceeds %zu bytes.", c->out->cap);
     if (rc)
@@ -346,42 +318,27 @@ int api_route(struct api_call *c)
     return rc ? 400 : c->out->len ? 200 : 204;
 }
 
-// One section, or one element of it: the same binding and call as its PUT route.
-static int apply(struct api_call *c, const struct json_doc *d, int tok, const struct route *r,
-                 struct err *e)
-{
-    union wire w = {0};
-    struct err why = {0};
-    int rc = json_bind(d, tok, r->type, &w, &why);
-    if (rc == 0 && r->flags & HAS_ID)
-        rc = cfg_check_id((const char *)&w, "id", &why);
-    if (rc == 0)
-        rc = r->call(c, &w, &why);
-    return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
-}
-
 static int section(struct api_call *c, const struct json_doc *d, int key, struct err *e)
 {
-    const char *name = d->text + d->tok[key].start;
-    size_t n = (size_t)(d->tok[key].end - d->tok[key].start);
+    char name[32];
     const jsmntok_t *v = &d->tok[key + 1];
-    if (json_key_is(d, key + 1, "null") || (v->type == JSMN_ARRAY && v->size == key + 2))
+    bool empty = v->type == JSMN_ARRAY && v->size == key + 2;
+    if (json_literal(d, key + 1) == 'n' || empty)
         return 0; // as GET /vm/config writes what is absent
-    int rc = check_never(name, n, e);
-    const struct route *r = find(VERB_PUT, name, n, "", 0);
-    if (rc)
+    int rc = json_decode(d, key, name, sizeof(name)) < 0 ? -EINVAL : check_never(name, e);
+    const struct route *r = rc == -EINVAL ? NULL : find(VERB_PUT, name, "");
+    if (rc == -ENODEV)
         return rc;
     if (!r || (r->flags & ANY) != PRE) // a section is what may be put before the start
-        return json_fail(d, d->tok[key].start, e, "unknown field `%.*s`", (int)MIN(n, 40), name);
+        return json_fail(d, v->start, e, "unknown section `%.*s`",
+                         MIN(d->tok[key].end - d->tok[key].start, 40), d->text + d->tok[key].start);
     if (!(r->flags & HAS_ID))
-        return apply(c, d, key + 1, r, e);
+        return perform(c, r, d, key + 1, NULL, e);
     if (v->type != JSMN_ARRAY)
         return json_fail(d, v->start, e, "%sexpected an array", r->prefix);
-    for (int i = json_next(d, key + 1, 0); i; i = json_next(d, key + 1, i)) {
-        if ((rc = apply(c, d, i, r, e)))
-            return rc;
-    }
-    return 0;
+    for (int i = json_next(d, key + 1, 0); i && rc == 0; i = json_next(d, key + 1, i))
+        rc = perform(c, r, d, i, NULL, e);
+    return rc;
 }
 
 int api_apply_config(struct vm *vm, const char *json, size_t len, struct err *e)
@@ -393,12 +350,9 @@ int api_apply_config(struct vm *vm, const char *json, size_t len, struct err *e)
     // The logger first, wherever it stands, so that the rest can be logged.
     for (int pass = 0; rc == 0 && pass < 2; pass++)
         for (int k = json_next(&d, 0, 0); rc == 0 && k; k = json_next(&d, 0, k)) {
-            if (json_key_is(&d, k, "logger") != (pass == 0))
-                continue;
-            has_boot |= json_key_is(&d, k, "boot-source");
-            rc = section(&c, &d, k, e);
+            has_boot |= json_is(&d, k, "boot-source");
+            if (json_is(&d, k, "logger") == (pass == 0))
+                rc = section(&c, &d, k, e);
         }
-    if (rc == 0 && !has_boot)
-        return err_set(e, EINVAL, "missing field `boot-source`");
-    return rc;
+    return rc == 0 && !has_boot ? err_set(e, EINVAL, "missing field `boot-source`") : rc;
 }

@@ -35,10 +35,8 @@ struct conn {
 
 struct api {
     int fd;
-    size_t in_max, body_max;
-    const char *version;
-    const uint32_t *uids;
-    unsigned nuids;
+    size_t in_max;
+    struct api_opts o;   // body_max filled in
     uint64_t deaf_until; // the listener is not polled before
     struct conn conn[API_CONNECTIONS];
     char answer[ANSWER_MAX];
@@ -87,10 +85,8 @@ int api_open(struct api **out, const struct api_opts *o, struct err *e)
     if (!a)
         return err_set(e, ENOMEM, "API buffers: no memory");
     a->in_max = HTTP_HEAD_MAX + body_max;
-    a->body_max = body_max;
-    a->version = o->version;
-    a->uids = o->uids;
-    a->nuids = o->nuids;
+    a->o = *o;
+    a->o.body_max = body_max;
     for (unsigned i = 0; i < API_CONNECTIONS; i++) {
         a->conn[i].fd = -1;
         a->conn[i].in = (char *)(a + 1) + i * each;
@@ -168,9 +164,8 @@ static bool flush(struct conn *c)
 
 static void reply(struct api *a, struct conn *c, int status, size_t body_len)
 {
-    size_t n = http_response(c->out + c->outlen, OUT_MAX - c->outlen, status, a->answer, body_len,
-                             c->closing);
-    c->outlen += n;
+    c->outlen += http_response(c->out + c->outlen, OUT_MAX - c->outlen, status, a->answer, body_len,
+                               c->closing);
 }
 
 static void refuse(struct api *a, struct conn *c, const char *why)
@@ -199,7 +194,7 @@ static void call(struct api *a, struct vm *vm, struct conn *c)
 
     c->closing = r.close;
     int status = api_route(&(struct api_call){.vm = vm,
-                                              .version = a->version,
+                                              .version = a->o.version,
                                               .verb = r.verb,
                                               .target = text + r.target,
                                               .target_len = r.target_len,
@@ -209,7 +204,7 @@ static void call(struct api *a, struct vm *vm, struct conn *c)
                                               .out = &o});
     fds_close(&fds);
     c->head += r.head_len + r.body_len;
-    c->req = (struct http_request){.body_max = a->body_max};
+    c->req = (struct http_request){.body_max = a->o.body_max};
     reply(a, c, status, o.len);
 }
 
@@ -292,10 +287,10 @@ static bool welcome(const struct api *a, int fd)
 {
     struct ucred peer;
     socklen_t n = sizeof(peer);
-    bool ok = a->nuids == 0;
+    bool ok = a->o.nuids == 0;
     if (!ok && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0)
-        for (unsigned i = 0; i < a->nuids; i++)
-            ok |= peer.uid == a->uids[i];
+        for (unsigned i = 0; i < a->o.nuids; i++)
+            ok |= peer.uid == a->o.uids[i];
     return ok;
 }
 
@@ -310,7 +305,7 @@ static void admit(struct api *a)
     for (unsigned i = 0; may && i < API_CONNECTIONS; i++)
         if (a->conn[i].fd < 0) {
             a->conn[i].fd = fd;
-            a->conn[i].req.body_max = a->body_max;
+            a->conn[i].req.body_max = a->o.body_max;
             return;
         }
     char out[256];
@@ -346,11 +341,10 @@ static int timeout_ms(const struct api *a)
 
 int api_run(struct api *a, struct vm *vm, int wake_fd)
 {
-    while (!a) {
-        struct pollfd p = {.fd = wake_fd, .events = POLLIN};
-        if (poll(&p, 1, -1) > 0)
+    struct pollfd alone = {.fd = wake_fd, .events = POLLIN};
+    while (!a)
+        if (poll(&alone, 1, -1) > 0)
             return 0;
-    }
     for (;;) {
         struct pollfd p[2 + API_CONNECTIONS] = {
             {.fd = wake_fd, .events = POLLIN},

@@ -78,6 +78,8 @@ int vm_put_boot(struct vm *vm, const struct boot_cfg *c, struct passed_fds *fds,
 }
 int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fds, struct err *e)
 {
+    if (cfg_check_id(c->drive_id, "drive_id", e) != 0)
+        return -EINVAL;
     vm->nfds = fds ? fds->n : 0;
     if (!fds && strncmp(c->path_on_host, "fd:", 3) == 0)
         return err_set(e, EINVAL, "path_on_host: no descriptor in a file");

@@ -247,8 +247,8 @@ static const struct {
     {"{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"drives\":{}}", "expected an array"},
     {"{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"actions\":{\"action_type\":"
      "\"InstanceStart\"}}",
-     "unknown field `actions`"},
-    {"{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"vm\":{}}", "unknown field `vm`"},
+     "unknown section `actions`"},
+    {"{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"vm\":{}}", "unknown section `vm`"},
     {"{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"drives\":[{\"drive_id\":\"a-b\","
      "\"is_root_device\":false,\"path_on_host\":\"/d\"}]}",
      "API Resource IDs"},

