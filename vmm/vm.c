@@ -37,6 +37,8 @@ static int build(struct vm *vm, struct err *e)
     return rc;
 }
 
+// Memory of the process itself: everything is allocated before the microVM is configured.
+// #syscalls:config brk mmap(!PROT_EXEC) mremap munmap
 int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
 {
     struct vm *vm = calloc(1, sizeof(*vm));

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// main: wires the rooms. Everything is built, privileges are given away in four stages, threads start under
+// their filters, and only then is the first byte of configuration, API or guest read.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "api-socket/api.h"
+#include "jail/jail.h"
+#include "vmm/args.h"
+#include "vmm/log.h"
+#include "vmm/version.h"
+#include "vmm/vm.h"
+
+#define CONFIG_MAX  (1024 * 1024)
+#define FD_HEADROOM 40 // connections, passed descriptors, a drive's swap
+
+struct monitor {
+    struct args args;
+    struct jail jail;
+    struct vm *vm;
+    struct api *api;
+    char *config;
+    size_t config_len;
+    int dir_fd[ARGS_MAX_DIRS];
+};
+
+static int confine(enum vm_thread kind, struct err *e)
+{
+    switch (kind) {
+    case VM_THREAD_VCPU:
+        return jail_filter_install(JAIL_FILTER_VCPU, e);
+    case VM_THREAD_DEVICE:
+        return jail_filter_install(JAIL_FILTER_DEVICE, e);
+    case VM_THREAD_HELPER:
+        return jail_filter_install(JAIL_FILTER_HELPER, e);
+    case VM_THREAD_CONTROL:
+        return jail_configured(FD_HEADROOM, e);
+    }
+    return -EINVAL;
+}
+
+static int pin(int fd, enum vm_fd which, unsigned index, struct err *e)
+{
+    static const int at[] = {[VM_FD_KVM] = JAIL_FD_KVM,
+                             [VM_FD_VM] = JAIL_FD_VM,
+                             [VM_FD_RING] = JAIL_FD_RING,
+                             [VM_FD_VCPU] = JAIL_FD_VCPU};
+    return jail_fd_pin(fd, at[which] + (int)index, e);
+}
+
+// Read before the filters, parsed under them.
+// #syscalls:boot openat read fstat
+static int read_config(struct monitor *m, struct err *e)
+{
+    struct stat st;
+    const char *path = m->args.config_file;
+
+    _cleanup_(close_fdp) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st))
+        return err_set(e, errno, "--config-file: cannot open %.150s: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode) || st.st_size > CONFIG_MAX)
+        return err_set(e, EINVAL, "--config-file: %.150s is not a regular file of at most 1 MiB",
+                       path);
+    m->config = malloc((size_t)st.st_size + 1);
+    if (!m->config)
+        return err_set(e, ENOMEM, "out of memory");
+    while (m->config_len < (size_t)st.st_size) {
+        ssize_t n = read(fd, m->config + m->config_len, (size_t)st.st_size - m->config_len);
+        if (n <= 0)
+            return err_set(e, EIO, "--config-file: cannot read %.150s", path);
+        m->config_len += (size_t)n;
+    }
+    m->config[m->config_len] = 0;
+    return 0;
+}
+
+static int open_dirs(struct monitor *m, struct err *e)
+{
+    for (unsigned i = 0; i < m->args.ndirs; i++) {
+        m->dir_fd[i] = open(m->args.dirs[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (m->dir_fd[i] < 0)
+            return err_set(e, errno, "--allow-dir: cannot open %.150s: %s", m->args.dirs[i],
+                           strerror(errno));
+    }
+    return 0;
+}
+
+// Everything that later stages forbid: devices, ring, socket, directories, the configuration file's bytes.
+static int build(struct monitor *m, struct err *e)
+{
+    struct args *a = &m->args;
+    struct vm_opts o = {.boot_timer = a->boot_timer,
+                        .allow_dirs = a->dirs,
+                        .allow_fds = m->dir_fd,
+                        .nallow = a->ndirs,
+                        .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
+                        .serial_out = STDOUT_FILENO,
+                        .serial_in = STDIN_FILENO,
+                        .start_time_us = a->start_time_us,
+                        .start_cpu_us = a->start_cpu_us,
+                        .parent_cpu_us = a->parent_cpu_us,
+                        .confine = confine,
+                        .pin = pin};
+    struct api_opts ao = {.path = a->api_sock,
+                          .mode = a->socket_mode,
+                          .body_max = a->max_payload,
+                          .version = MAYFLY_VERSION,
+                          .pin_fd = JAIL_FD_API};
+
+    snprintf(o.id, sizeof(o.id), "%s", a->id);
+    int rc = open_dirs(m, e);
+    if (rc == 0 && a->config_file)
+        rc = read_config(m, e);
+    // The socket listens before the VM is built: a client's connect waits in the backlog meanwhile.
+    if (rc == 0 && !a->no_api)
+        rc = api_open(&m->api, &ao, e);
+    if (rc == 0)
+        rc = vm_new(&m->vm, &o, e);
+    return rc;
+}
+
+static int confine_process(struct monitor *m, struct err *e)
+{
+    struct jail *j = &m->jail;
+
+    j->allow_dirs = m->args.dirs;
+    j->n_allow_dirs = m->args.ndirs;
+    j->no_seccomp = m->args.no_seccomp;
+    j->allow_no_landlock = m->args.allow_no_landlock;
+    int rc = jail_user(e);
+    if (rc == 0)
+        rc = jail_fs(j, e);
+    if (rc == 0)
+        rc = jail_syscalls(j, e);
+    return rc;
+}
+
+// The command line's and the file's configuration, now under filters.
+static int configure(struct monitor *m, struct err *e)
+{
+    struct args *a = &m->args;
+    struct metrics_cfg mc = {0};
+    struct passed_fds none = {0};
+    char text[200];
+    int rc = 0;
+
+    if (a->has_logger)
+        rc = vm_put_logger(m->vm, &a->logger, &none, e);
+    if (rc == 0 && a->metrics_path) {
+        if (strlen(a->metrics_path) >= sizeof(mc.metrics_path))
+            return err_set(e, ENAMETOOLONG, "--metrics-path: too long");
+        snprintf(mc.metrics_path, sizeof(mc.metrics_path), "%s", a->metrics_path);
+        rc = vm_put_metrics(m->vm, &mc, &none, e);
+    }
+    if (rc)
+        return rc;
+    struct log *l = vm_log(m->vm);
+    LOG_I(l, "Running Mayfly v%s", MAYFLY_VERSION);
+    jail_describe(&m->jail, text, sizeof(text));
+    LOG_I(l, "%s", text);
+    if (a->no_seccomp)
+        LOG_W(l, "--no-seccomp: the filters stay on (it has effect in debug builds alone)");
+    if (m->config)
+        rc = api_apply_config(m->vm, m->config, m->config_len, e);
+    return rc ? rc : a->config_file ? vm_start(m->vm, e) : 0;
+}
+
+static int run(struct monitor *m)
+{
+    struct err e = {0};
+    const char *why = "";
+    int rc = build(m, &e);
+
+    if (rc == 0)
+        rc = confine_process(m, &e);
+    if (rc == 0)
+        rc = vm_arm(m->vm, &e);
+    if (rc) {
+        fprintf(stderr, "mayfly: %s\n", e.msg);
+        return VM_EXIT_FAILURE;
+    }
+    rc = configure(m, &e);
+    if (rc) {
+        fprintf(stderr, "mayfly: %s\n", e.msg);
+        vm_free(m->vm);
+        return VM_EXIT_CONFIG;
+    }
+    rc = api_run(m->api, m->vm, vm_exit_fd(m->vm));
+    enum vm_exit status = vm_exit_status(m->vm, &why);
+    if (rc == 0 && status == VM_EXIT_OK)
+        LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);
+    else
+        fprintf(stderr, "mayfly: %s\n", rc ? strerror(-rc) : why);
+    vm_free(m->vm);
+    return rc ? VM_EXIT_HOST : (int)status;
+}
+
+int main(int argc, char **argv)
+{
+    struct monitor m = {0};
+    struct err e = {0};
+
+    // A peer that goes away is an error of a write, not the end of the microVM.
+    signal(SIGPIPE, SIG_IGN);
+    int rc = args_parse(argc, argv, &m.args, &e);
+    for (unsigned i = 0; i < m.args.npassed && rc == 0; i++)
+        rc = jail_passed_add(&m.jail, m.args.passed[i], &e);
+    if (rc) {
+        fprintf(stderr, "mayfly: %s\n", e.msg);
+        args_help(stderr);
+        return VM_EXIT_ARGS;
+    }
+    if (m.args.version) {
+        printf("Mayfly v%s\n", MAYFLY_VERSION);
+        return 0;
+    }
+    if (jail_early(&m.jail, &e)) {
+        fprintf(stderr, "mayfly: %s\n", e.msg);
+        return VM_EXIT_FAILURE;
+    }
+    return run(&m);
+}
