@@ -19,7 +19,7 @@ $(B)/obj/guest/%.o: tests/guest/%.S
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c $< -o $@
 
 # NAME.elf is made of GUEST_NAME's objects.
-GUEST_function := $(GUEST_BASE) virtio net ip tcp tcp_out http api work disk blk bench main
+GUEST_function := $(GUEST_BASE) virtio net ip tcp tcp_out http api work disk blk bench bench_blk bench_net main
 
 GUESTS := function
 

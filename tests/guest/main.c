@@ -80,7 +80,7 @@ static void serve(void)
             ip_announce();
         look_at_configs(now, any, &due);
         bool stay = api_tick(now);
-        tcp_flush(now);
+        tcp_flush();
         blk_flush_doorbells();
         net_flush();
         if (any)
@@ -106,6 +106,8 @@ void guest_main(void)
     ip_init();
     find_devices();
     api_init();
+    disk_init();
+    blk_flush_doorbells();
     if (net.up) {
         ip_announce();
         net_flush();

@@ -30,7 +30,17 @@ struct virtio_net_hdr {
 
 struct net net;
 static uint8_t *rx_mem, *tx_mem, *big_mem;
+static uint8_t *rx_spare[QUEUE_MAX];
+static unsigned rx_spare_n;
+static bool kept; // the packet being handled stays with its handler
 static uint16_t tx_free[QUEUE_MAX], big_free[N_BIG], tx_free_n, big_free_n;
+
+static uint32_t loss; // net.loss=N: of 1000 frames N are dropped, each way
+
+static bool lose(void)
+{
+    return loss && rand64() % 1000 < loss;
+}
 
 static void post_rx(void *buf)
 {
@@ -49,6 +59,7 @@ bool net_start(struct vdev *d)
     if (!(d->features & F_MRG_RXBUF) && d->features & F_GUEST_TSO4 && !vdev_start(d, want))
         return false;
     net.dev = d;
+    loss = (uint32_t)arg_u64("net.loss", 0);
     net.tx_csum = d->features & F_CSUM;
     net.tso = net.tx_csum && d->features & F_HOST_TSO4;
     uint16_t rx_max = (uint16_t)arg_u64("net.rx", 128);
@@ -67,8 +78,13 @@ bool net_start(struct vdev *d)
         tx_free[tx_free_n++] = i;
     for (uint16_t i = N_BIG; i--;)
         big_free[big_free_n++] = i;
-    for (uint16_t i = 0; i < net.rx.size; i++)
-        post_rx(rx_mem + (size_t)RX_BUF * i);
+    rx_spare_n = 0;
+    for (uint16_t i = QUEUE_MAX; i--;) {
+        if (i < net.rx.size)
+            post_rx(rx_mem + (size_t)RX_BUF * i);
+        else
+            rx_spare[rx_spare_n++] = rx_mem + (size_t)RX_BUF * i;
+    }
     vdev_ok(d);
     vq_kick(&net.rx);
     net.up = true;
@@ -114,28 +130,45 @@ static bool receive_one(void)
         p.part[p.n] = (struct sg){bufs[p.n], len};
         p.len += len;
     }
+    kept = false;
     net.stats.rx_packets++;
     net.stats.rx_bytes += p.len;
     if (bad)
         net.stats.rx_bad++;
-    else
+    else if (!lose())
         ip_input(&p);
     for (unsigned i = 0; i < p.n; i++)
-        post_rx(bufs[i]);
+        post_rx(kept ? rx_spare[--rx_spare_n] : bufs[i]);
     return true;
+}
+
+bool net_keep(const struct pkt *p)
+{
+    kept = rx_spare_n >= p->n;
+    return kept;
+}
+
+void net_drop(const struct pkt *p)
+{
+    for (unsigned i = 0; i < p->n; i++)
+        rx_spare[rx_spare_n++] = (uint8_t *)p->part[i].p - (i ? 0 : HDR_LEN);
 }
 
 // ---- send ----
 
+static void give_back(const uint8_t *b)
+{
+    if (b >= big_mem && b < big_mem + (size_t)BIG_BUF * N_BIG)
+        big_free[big_free_n++] = (uint16_t)((size_t)(b - big_mem) / BIG_BUF);
+    else if (b >= tx_mem && b < tx_mem + (size_t)RX_BUF * QUEUE_MAX)
+        tx_free[tx_free_n++] = (uint16_t)((size_t)(b - tx_mem) / RX_BUF);
+}
+
 static void reclaim(void)
 {
     uint32_t len;
-    for (uint8_t *b; (b = vq_get(&net.tx, &len));) {
-        if (b >= big_mem && b < big_mem + (size_t)BIG_BUF * N_BIG)
-            big_free[big_free_n++] = (uint16_t)((size_t)(b - big_mem) / BIG_BUF);
-        else if (b >= tx_mem && b < tx_mem + (size_t)RX_BUF * QUEUE_MAX)
-            tx_free[tx_free_n++] = (uint16_t)((size_t)(b - tx_mem) / RX_BUF);
-    }
+    for (uint8_t *b; (b = vq_get(&net.tx, &len));)
+        give_back(b);
 }
 
 uint8_t *net_frame(bool big)
@@ -168,6 +201,10 @@ void net_send(uint8_t *frame, uint32_t len, const struct offload *o)
     }
     memcpy(b, &h, sizeof(h));
     struct sg sg = {b, HDR_LEN + len};
+    if (lose()) {
+        give_back(b);
+        return;
+    }
     vq_add(&net.tx, &sg, 1, 0, b); // a frame buffer was given only while the ring had room
     net.stats.tx_packets++;
     net.stats.tx_bytes += len;
@@ -178,7 +215,8 @@ bool net_send_ring(void *buf, uint32_t len)
     struct sg sg = {buf, len};
     if (!net.tx.free)
         reclaim();
-    return vq_add(&net.tx, &sg, 1, 0, buf);
+    return vq_add(&net.tx, &sg, 1, 0,
+                  &net); // a cookie that reclaim does not take for one of its own
 }
 
 void net_flush(void)

@@ -9,6 +9,7 @@
 #include "virtio.h"
 
 #define ETH_HLEN    14u
+#define NET_HDR     12u // virtio_net_hdr, in front of every frame buffer
 #define IP_HLEN     20u
 #define UDP_HLEN    8u
 #define TCP_HLEN    20u
@@ -40,7 +41,6 @@ struct net {
     struct vq rx, tx, ctrl;
     uint8_t mac[6];
     bool up, tx_csum, tso, ctrl_ok;
-    uint16_t hdr; // bytes of virtio_net_hdr
     struct net_stats stats;
 };
 extern struct net net;
@@ -49,7 +49,10 @@ bool net_start(struct vdev *d);
 bool net_poll(void);           // true when packets or completions came
 bool net_arm(void);            // before sleep; true: something came meanwhile
 void net_config_changed(void); // announce when the device asks for it
-uint8_t *net_frame(bool big);  // a frame buffer, or NULL when all are in flight
+bool net_keep(
+    const struct pkt *p); // within its handler: it stays valid until net_drop; false: no room
+void net_drop(const struct pkt *p);
+uint8_t *net_frame(bool big); // a frame buffer, or NULL when all are in flight
 void net_send(uint8_t *frame, uint32_t len, const struct offload *o);
 bool net_send_ring(void *buf,
                    uint32_t len); // a whole prepared buffer, again and again (benchmarks)

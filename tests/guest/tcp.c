@@ -2,11 +2,6 @@
 // TCP input: connections come, acknowledge, deliver and go.
 #include "tcp.h"
 
-static bool conn_busy(const struct conn *c)
-{
-    return c->state == TCP_OPEN || c->state == TCP_CLOSE_WAIT || c->state == TCP_LAST_ACK;
-}
-
 static struct conn *find(uint32_t rip, uint16_t rport)
 {
     for (unsigned i = 0; i < TCP_CONNS && tcp_conns[i]; i++) {
@@ -17,38 +12,49 @@ static struct conn *find(uint32_t rip, uint16_t rport)
     return NULL;
 }
 
-// A free place, else one that is over, else one half open, else the first that waits for nothing.
+// How little is lost by giving up this place: 0 nothing, 4 too much. The young are spared: their
+// request may be on its way, and a client whose SYN is not answered asks again.
+static int rank(const struct conn *c)
+{
+    bool young = rdtsc() - c->seen < us_tsc(2000000);
+    switch (c->state) {
+    case TCP_FREE:
+        return 0;
+    case TCP_DONE:
+        return 1;
+    case TCP_FIN_WAIT:
+    case TCP_LAST_ACK:
+        return 2;
+    case TCP_SYN_RCVD:
+        return young ? 4 : 3;
+    case TCP_OPEN:
+    case TCP_CLOSE_WAIT:
+        break;
+    }
+    return c->una == c->end && c->http.phase == HTTP_HEAD && !young ? 3 : 4;
+}
+
+// A free place or one that is over, else a new one, else the first that waits for nothing.
 static struct conn *make(void)
 {
     struct conn *victim = NULL;
     int best = 4;
-    for (unsigned i = 0; i < TCP_CONNS; i++) {
-        struct conn *c = tcp_conns[i];
-        if (!c) {
-            if (victim)
-                break;
-            c = tcp_conns[i] = arena(sizeof(*c), 64);
-            c->i = i;
-            return c;
+    unsigned i = 0;
+    for (; i < TCP_CONNS && tcp_conns[i] && best > 1; i++)
+        if (rank(tcp_conns[i]) < best) {
+            victim = tcp_conns[i];
+            best = rank(victim);
         }
-        int rank = c->state == TCP_FREE       ? 0
-                   : c->state == TCP_DONE     ? 1
-                   : c->state == TCP_FIN_WAIT ? 2
-                   : !conn_busy(c)            ? 3
-                   : c->una == c->end         ? 3
-                                              : 4;
-        if (rank < best) {
-            best = rank;
-            victim = c;
-        }
-        if (!rank)
-            break;
+    if (best > 1 && i < TCP_CONNS) {
+        victim = tcp_conns[i] = arena(sizeof(*victim), 64);
+        victim->i = i;
+        return victim;
     }
     if (!victim) {
         tcp_stats.no_room++;
         return NULL;
     }
-    if (best >= 2)
+    if (best > 1)
         tcp_abort(victim);
     tcp_free(victim);
     return victim;
@@ -81,6 +87,7 @@ static void accept_syn(const struct pkt *p, uint32_t src, const uint8_t *t, uint
     memset(c, 0, offsetof(struct conn, http) + offsetof(struct http, in));
     c->i = i;
     c->state = TCP_SYN_RCVD;
+    c->seen = rdtsc();
     c->rip = src;
     c->rport = be16(t);
     memcpy(c->mac, p->data + 6, 6);
@@ -189,18 +196,38 @@ static uint32_t deliver(struct conn *c, const struct pkt *p, uint32_t at, uint32
     return took;
 }
 
+// Packets that came before their turn. They stay in the buffers they arrived in.
+static struct held {
+    struct conn *conn;
+    uint32_t seq, at, n;
+    bool fin;
+    struct pkt p;
+} held[TCP_HELD];
+
+static void hold(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n, uint32_t seq,
+                 bool fin)
+{
+    struct held *place = NULL;
+    for (unsigned i = 0; i < TCP_HELD; i++) {
+        if (held[i].conn == c && held[i].seq == seq)
+            return;
+        if (!held[i].conn)
+            place = &held[i];
+    }
+    if (place && seq + n - c->rcv_nxt <= c->rcv_edge - c->rcv_nxt && net_keep(p))
+        *place = (struct held){c, seq, at, n, fin, *p};
+}
+
+static void unhold(struct held *h)
+{
+    h->conn = NULL;
+    net_drop(&h->p);
+}
+
 static void take_data(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n, uint32_t seq,
                       bool fin)
 {
     uint32_t skip = c->rcv_nxt - seq;
-    if (!n && !fin && !skip)
-        return;
-    c->ack_due = true;
-    tcp_work(c);
-    if ((int32_t)skip < 0) {
-        tcp_stats.out_of_order++;
-        return;
-    }
     if (skip > n || c->fin_rcvd)
         return;
     uint32_t took = deliver(c, p, at + skip, n - skip);
@@ -217,6 +244,39 @@ static void take_data(struct conn *c, const struct pkt *p, uint32_t at, uint32_t
     } else if (c->state == TCP_FIN_WAIT) {
         c->state = TCP_LAST_ACK;
     }
+}
+
+// All of a segment's text: in turn it is taken, with what it makes the turn of; early it is held.
+static void take_text(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n, uint32_t seq,
+                      bool fin)
+{
+    if (!n && !fin && seq == c->rcv_nxt)
+        return;
+    c->ack_due = true;
+    tcp_work(c);
+    if ((int32_t)(seq - c->rcv_nxt) > 0) {
+        tcp_stats.out_of_order++;
+        hold(c, p, at, n, seq, fin);
+        tcp_segment(c, c->nxt, 0,
+                    0); // one for each: three of them start the peer's fast retransmit
+        return;
+    }
+    take_data(c, p, at, n, seq, fin);
+    for (unsigned i = 0; tcp_stats.out_of_order && i < TCP_HELD; i++) {
+        struct held *h = &held[i];
+        if (h->conn != c || (int32_t)(h->seq - c->rcv_nxt) > 0)
+            continue;
+        take_data(c, &h->p, h->at, h->n, h->seq, h->fin);
+        unhold(h);
+        i = ~0u; // from the start: another one's turn may have come
+    }
+}
+
+void tcp_unhold_all(const struct conn *c)
+{
+    for (unsigned i = 0; i < TCP_HELD; i++)
+        if (held[i].conn == c)
+            unhold(&held[i]);
 }
 
 static void segment(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n, uint32_t hl)
@@ -243,6 +303,7 @@ static void segment(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n
     if (!(flags & TH_ACK))
         return;
     memcpy(c->mac, p->data + 6, 6);
+    c->seen = rdtsc();
     if (c->state == TCP_SYN_RCVD) {
         if (ack != c->iss + 1)
             return;
@@ -253,9 +314,10 @@ static void segment(struct conn *c, const struct pkt *p, uint32_t at, uint32_t n
         tcp_deadline[c->i] = 0;
     }
     take_ack(c, ack, wnd, n == hl && !(flags & TH_FIN));
-    take_data(c, p, at + hl, n - hl, seq, flags & TH_FIN);
+    take_text(c, p, at + hl, n - hl, seq, flags & TH_FIN);
     if (c->fin && c->una > c->end && c->fin_rcvd && c->state == TCP_LAST_ACK) {
         http_gone(c);
+        tcp_unhold_all(c);
         c->state = TCP_DONE; // stays to answer a repeated FIN, without any timer
         c->fin = false;
         c->nxt = c->max = c->end = c->una;

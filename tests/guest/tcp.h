@@ -14,9 +14,10 @@
 
 #define TCP_CONNS      64
 #define TCP_CWND_MAX   (4u << 20)
-#define TCP_RTO_MIN_US 200000
+#define TCP_RTO_MIN_US 60000 // above the 40 ms that Linux delays an acknowledgement
 #define TCP_PORT       80
 #define TCP_WSCALE     3
+#define TCP_HELD       32 // early packets, of all connections together
 #define HTTP_IN        4096
 #define HTTP_OUT       2560
 
@@ -66,6 +67,7 @@ struct conn {
     uint64_t una, nxt, max,
         end; // acknowledged, next to send, highest sent, end of what there is to send
     uint64_t recover, wnd, cwnd, ssthresh;
+    uint64_t seen;                                // TSC of the last segment
     uint64_t rtt_off, rtt_tsc, srtt, rttvar, rto; // TSC cycles; rtt_tsc 0: nothing is being timed
     uint32_t mss;
     uint8_t snd_scale, rcv_scale, dupacks, retries;
@@ -80,7 +82,7 @@ extern struct tcp_stats tcp_stats;
 
 void tcp_input(const struct pkt *p, uint32_t src, uint32_t at, uint32_t n);
 void tcp_neighbour(uint32_t addr, const uint8_t *mac);
-void tcp_flush(uint64_t now);        // sends what is due on every connection with work
+void tcp_flush(void);                // sends what is due on every connection with work
 void tcp_timers(uint64_t now);       // fires what has expired
 uint64_t tcp_next_timer(void);       // earliest deadline, 0: none
 void tcp_clock_jumped(uint64_t now); // the TSC went backwards: start every running timer anew
@@ -107,6 +109,7 @@ void tcp_reset_for(const struct pkt *p, uint32_t src, uint32_t at, uint32_t n);
 void tcp_syn_ack(struct conn *c);
 bool tcp_segment(struct conn *c, uint64_t off, uint32_t n, uint8_t flags);
 void tcp_free(struct conn *c);
+void tcp_unhold_all(const struct conn *c); // tcp.c
 void tcp_set_timer(struct conn *c);
 
 #define TH_FIN 1

@@ -114,6 +114,7 @@ void tcp_free(struct conn *c)
         return;
     if (c->state != TCP_DONE)
         http_gone(c);
+    tcp_unhold_all(c);
     c->state = TCP_FREE;
     tcp_deadline[c->i] = 0;
     work_mask &= ~(1ull << c->i);
@@ -129,7 +130,8 @@ void tcp_abort(struct conn *c)
 
 void tcp_set_timer(struct conn *c)
 {
-    bool waiting = c->state == TCP_SYN_RCVD || c->max > c->una || c->end > c->una;
+    // What waits for a frame buffer only needs no clock: sends that complete bring it on.
+    bool waiting = c->state == TCP_SYN_RCVD || c->max > c->una || (c->end > c->una && !c->wnd);
     if (!waiting)
         tcp_deadline[c->i] = 0;
     else if (!tcp_deadline[c->i])
@@ -176,13 +178,18 @@ static void output(struct conn *c)
     tcp_set_timer(c);
 }
 
-void tcp_flush(uint64_t now)
+void tcp_flush(void)
 {
-    (void)now;
+    static unsigned turn; // buffers run out, so each turn begins with another connection
     uint64_t m = work_mask;
     work_mask = 0;
-    for (; m; m &= m - 1) {
-        struct conn *c = tcp_conns[__builtin_ctzll(m)];
+    turn++;
+    for (unsigned k = 0; m && k < TCP_CONNS; k++) {
+        unsigned i = (turn + k) % TCP_CONNS;
+        struct conn *c = tcp_conns[i];
+        if (!(m >> i & 1))
+            continue;
+        m &= ~(1ull << i);
         if (c->state == TCP_FREE || c->state == TCP_SYN_RCVD)
             continue;
         // A window that opened by two segments is worth an acknowledgement of its own.
