@@ -194,6 +194,27 @@ START_TEST(threads)
 }
 END_TEST
 
+// The ceilings that docs/threat-model.md promises: distinct system calls per kind, and of their union.
+START_TEST(budget)
+{
+    static const unsigned max[] = {
+        [K_vcpu] = 8, [K_device] = 14, [K_control] = 22, [K_helper] = 22};
+    unsigned all = 0, of[K_COUNT] = {0};
+    for (int nr = 0; nr < 1024; nr++) {
+        bool has[K_COUNT] = {0};
+        for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+            has[rules[i].kind] |= rules[i].nr == nr;
+        for (int k = 0; k < K_COUNT; k++)
+            of[k] += has[k];
+        all += has[K_vcpu] || has[K_device] || has[K_control] || has[K_helper];
+    }
+    for (size_t k = 0; k < ARRAY_SIZE(max); k++)
+        ck_assert_msg(of[k] <= max[k], "%s: %u system calls, %u promised", kind_name[k], of[k],
+                      max[k]);
+    ck_assert_msg(all <= 32, "union: %u system calls, 32 promised", all);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("seccomp");
@@ -211,6 +232,7 @@ int main(void)
     tcase_add_loop_test(t, never, 0, native);
     tcase_add_loop_test(t, x32, 0, JAIL_FILTER_COUNT);
     tcase_add_test(t, int80);
+    tcase_add_test(t, budget);
     tcase_add_test(t, threads);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
