@@ -78,6 +78,13 @@ static int ring_put(struct blk *b, struct blk_req *r)
     return rc;
 }
 
+// Nothing of ours on the ring will come back and remind us: be called again. (A pause asks anyway.)
+static void remind(struct blk *b)
+{
+    if (b->full && b->on_ring == 0 && !b->quiet)
+        b->dev.host->again(b->dev.host->ctx, b->dev.slot);
+}
+
 int req_submit(struct blk *b, struct blk_req *r, enum vio_op op, const struct blk_file *f)
 {
     r->io.op = op;
@@ -89,6 +96,7 @@ int req_submit(struct blk *b, struct blk_req *r, enum vio_op op, const struct bl
         r->next = NULL;
         *b->full_end = r;
         b->full_end = &r->next;
+        remind(b);
         rc = 0;
     }
     return rc < 0 ? rc : REQ_PENDING;
@@ -107,9 +115,7 @@ void req_retry(struct blk *b)
         if (rc < 0)
             req_finish(b, r, rc);
     }
-    // Nothing of ours on the ring will come back and remind us: be called again.
-    if (b->full && b->on_ring == 0 && !b->quiet)
-        b->dev.host->again(b->dev.host->ctx, b->dev.slot);
+    remind(b);
 }
 
 static int flush_landed(struct blk *b, struct blk_req *r, int res);

@@ -78,6 +78,7 @@ START_TEST(full_ring)
 {
     fx_calls.block_reads = true;
     f.busy = 3;
+    f.again = 0;
     offer_reads(0, 6);
     vio_kick(f.d);
     ck_assert_uint_eq(f.nring, 0);
