@@ -1,6 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Until metrics count them: API calls.
-#include "vmm/vm.h"
+// Where the metrics of one microVM come from, and when its requests are counted.
+#include "vmm/vm_priv.h"
+
 void vm_count_api(struct vm *vm, enum vm_api_kind kind, const char *what, bool failed,
                   uint64_t took_us)
-{(void)vm;(void)kind;(void)what;(void)failed;(void)took_us;}
+{
+    metrics_count_api(&vm->metrics, kind, what, failed, took_us);
+}
+
+void vm_emit_metrics(struct vm *vm)
+{
+    struct metrics_sources s = {
+        .id = vm->cfg.metrics.emit_id ? vm->opts.id : NULL,
+        .serial = &vm->serial,
+        .i8042 = &vm->i8042,
+        .log = &vm->log,
+        .vcpu = vm->vcpu,
+        .nvcpus = vm->nvcpus,
+        .ndevs = vm->nslots,
+    };
+    for (unsigned i = 0; i < vm->nslots; i++) {
+        const struct dev_slot *d = &vm->slot[i];
+        bool blk = d->kind == SLOT_BLK;
+        s.dev[i] = (struct metrics_device){
+            .id = blk ? vm->cfg.drives[d->cfg].drive_id : vm->cfg.nets[d->cfg].iface_id,
+            .blk = blk ? blk_metrics(d->blk) : NULL,
+            .net = blk ? NULL : net_metrics(d->net),
+            .faults = d->d->faults,
+        };
+    }
+    if (metrics_write(&vm->metrics, &s, vm->metrics_fd) == -E2BIG)
+        LOG_E(&vm->log, "a line of metrics exceeds %u bytes", METRICS_LINE);
+}

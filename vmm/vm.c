@@ -291,8 +291,3 @@ int vm_flush_metrics(struct vm *vm, struct err *e)
     vm_emit_metrics(vm);
     return 0;
 }
-
-void vm_emit_metrics(struct vm *vm)
-{
-    (void)vm;
-}

@@ -125,6 +125,8 @@ int path_open_tun(const char *name, struct passed_fds *fds, struct err *e);
 int vm_rebuild(struct vm *vm, struct err *e); // the VM in KVM made anew for cfg.machine
 void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; the first one counts
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);
-void vm_emit_metrics(struct vm *vm);
+
+// count.c
+void vm_emit_metrics(struct vm *vm); // metrics_fd is open
 
 #endif

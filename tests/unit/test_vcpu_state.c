@@ -180,7 +180,7 @@ START_TEST(what_is_put_in_comes_out)
     ck_assert_uint_eq(le32_get(&b.lapic.regs[0x320]), 0x400ef);
     ck_assert_uint_eq(msr(&b, 0x6e0)->value, ~0ull >> 2);
     ck_assert_uint_eq(b.debugregs.db[1], a.debugregs.db[1]);
-    ck_assert_uint_eq(b.xsave[0] | b.xsave[1] << 8, 0x27f);
+    ck_assert_uint_eq(le16_get(b.xsave), 0x27f);
     ck_assert_uint_eq(b.mp_state, KVM_MP_STATE_HALTED);
     machine_free(&m);
 }

@@ -5,8 +5,6 @@
 // costs Linux half a second per probe.
 #include "vmm/dev/dev.h"
 
-#define PORT_SYSTEM 0x61u // lies between the two ports; see i8042_read
-
 enum { ST_OUT = 0x01, ST_SYSTEM = 0x04, ST_COMMAND = 0x08, ST_UNLOCKED = 0x10 };
 enum { CTRL_IRQ = 0x01, CTRL_SYSTEM = 0x04, CTRL_KBD_OFF = 0x10 };
 enum { OUTP_NO_RESET = 0x01, OUTP_A20 = 0x02 };
@@ -68,10 +66,6 @@ uint8_t i8042_read(struct i8042 *k, unsigned port)
 {
     uint8_t v = 0;
     bool irq = false;
-    // Timer 2's output bit reads as set: a TSC calibration against a PIT that is not there ends at
-    // once and is seen to have failed, instead of polling for ever.
-    if (port == PORT_SYSTEM)
-        return 0x20;
     if (port != PLAT_I8042_DATA && port != PLAT_I8042_CMD) {
         k->missed_reads++;
         return 0xff;
