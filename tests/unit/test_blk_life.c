@@ -126,6 +126,25 @@ START_TEST(limit)
 }
 END_TEST
 
+// The timer of a throttled device runs out during a pause, when nobody listens.
+START_TEST(limit_and_pause)
+{
+    const struct limiter_cfg rl = {.set = true,
+                                   .ops = {.set = true, .size = 1, .refill_ms = 3600 * 1000}};
+    teardown();
+    setup_limited(&rl);
+    offer_reads(0, 2);
+    fx_kick(&f);
+    ck_assert(vio_quiesce(f.d, true));
+    f.b->limiter.ops.tokens = 1;
+    vio_timer(f.d);
+    ck_assert_uint_eq(fx_used(&f), 1);
+    vio_quiesce(f.d, false);
+    fx_kick(&f);
+    check_reads(0, 2);
+}
+END_TEST
+
 START_TEST(limit_and_reset)
 {
     const struct limiter_cfg rl = {
@@ -371,6 +390,7 @@ int main(void)
                                   full_ring,
                                   limit,
                                   limit_and_reset,
+                                  limit_and_pause,
                                   swap_idle_and_busy,
                                   swap_refused_or_repeated,
                                   pausing,
