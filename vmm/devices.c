@@ -141,6 +141,7 @@ static int on_started(void *ctx)
     struct err e = {0};
 
     platform_serial_attach(vm);
+    log_thread(&vm->log, "device");
     int rc = vm->opts.confine ? vm->opts.confine(VM_THREAD_DEVICE, &e) : 0;
     if (rc)
         LOG_E(&vm->log, "%s", e.msg);

@@ -121,8 +121,10 @@ static int vcpu_started(void *ctx, struct vcpu *v)
 {
     struct vm *vm = ctx;
     struct err e = {0};
+    char name[16];
 
-    (void)v;
+    snprintf(name, sizeof(name), "vcpu %u", v->id);
+    log_thread(&vm->log, name);
     int rc = vm->opts.confine ? vm->opts.confine(VM_THREAD_VCPU, &e) : 0;
     if (rc)
         LOG_E(&vm->log, "%s", e.msg);

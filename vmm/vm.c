@@ -49,6 +49,7 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     vm->t_new = now_ns();
     vm->t_new_cpu = cpu_ns();
     log_init(&vm->log, o->id, STDOUT_FILENO);
+    log_thread(&vm->log, "mayfly");
     platform_init(vm);
     devices_init(vm);
     vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
