@@ -145,7 +145,7 @@ static void dump(const char *dir, const char *name, const uint8_t *p, uint32_t n
 START_TEST(acpica_agrees)
 {
     struct found f;
-    char dir[] = "/tmp/mayfly-acpi-XXXXXX", cmd[1024];
+    char dir[] = P_tmpdir "/mayfly-acpi-XXXXXX", cmd[1024];
     if (!has_iasl()) {
         printf("skipped: acpica_agrees: no iasl (package acpica-tools)\n");
         return;

@@ -6,10 +6,12 @@
 // the monitor. All guest memory is reached through mem_at. Errors: -EINVAL/-EFBIG/-EIO with the
 // reason; guest memory may then hold parts of the kernel, and the caller takes its backing away.
 //
-// Layout (as Firecracker's, so that kernels see what they know): GDT 0x500, IDT 0x520, PVH start
-// info 0x6000, zero page 0x7000, boot stack 0x8ff0, page tables 0x9000, command line 0x20000, ACPI
-// tables 0xa0000-0xfffff area beginning with the RSDP at 0xe0000, kernel at 1 MiB, initrd
-// page-aligned at the top of low RAM.
+// Layout (as Firecracker's, so that kernels see what they know): GDT 0x500 (code 0x08, data 0x10, TSS
+// 0x18; code is 64-bit for LINUX64, 32-bit for PVH), IDT 0x520, PVH start
+// info 0x6000, zero page 0x7000, boot stack 0x8ff0, page tables from 0x9000 to at most 0xdfff, command
+// line 0x20000, ACPI tables from the RSDP at 0xe0000 on, kernel at or above 1 MiB, initrd page-aligned
+// at the top of low RAM. 0x9fc00 to 1 MiB is reserved in the guest's memory map; VMGenID and VMClock
+// lie there too (vmm/boot/identity.h, which the caller of boot_load also calls).
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
