@@ -70,16 +70,16 @@ void net_rx_unstage(struct net *n)
 // ---- reading
 
 // #syscalls:device readv
-static enum rx_step read_failed(struct net *n)
+static enum rx_step read_failed(struct net *n, int code)
 {
     struct net_rx *r = &n->rx;
-    if (errno == EAGAIN || errno == EINTR) {
+    if (code == EAGAIN || code == EINTR) {
         r->wait = NET_WAIT_TAP;
         n->d.host->poll_in(n->d.host->ctx, n->d.slot, n->file);
         return RX_STOP;
     }
     net_count(&n->m.rx_fails, 1);
-    if (errno == EBADFD || ++r->errors >= ERRORS_MAX) {
+    if (code == EBADFD || ++r->errors >= ERRORS_MAX) {
         net_tap_gone(n);
         return RX_STOP;
     }
@@ -118,8 +118,8 @@ static enum rx_step read_frame(struct net *n)
         return starved(n);
     r->iov[r->segs] = (struct iovec){.iov_base = r->scratch, .iov_len = RX_SCRATCH};
     const ssize_t len = readv(n->s.tap_fd, r->iov, (int)r->segs + 1);
-    if (len < 0)
-        return read_failed(n);
+    if (len <= 0) // a tap has no end of file
+        return read_failed(n, len < 0 ? errno : EIO);
     r->errors = 0;
     // A read that fills everything may have been cut short.
     if (len < NET_HDR_LEN + NET_ETH_LEN || len > RX_LARGE) {
