@@ -392,3 +392,8 @@ struct limiter *blk_limiter(struct blk *b)
 {
     return &b->limiter;
 }
+
+uint64_t blk_bytes(const struct blk *b)
+{
+    return b->now.b.bytes;
+}

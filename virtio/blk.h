@@ -46,5 +46,6 @@ int blk_swap(struct blk *b, const struct blk_backing *nb, const char id[20], str
 void blk_limit(struct blk *b, const struct limiter_cfg *rl);
 struct blk_metrics *blk_metrics(struct blk *b);
 struct limiter *blk_limiter(struct blk *b);
+uint64_t blk_bytes(const struct blk *b); // of the image
 
 #endif

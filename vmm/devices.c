@@ -235,7 +235,7 @@ static int watch_all(void *arg)
     struct vm *vm = arg;
 
     for (unsigned i = 0; i < vm->nslots; i++) {
-        int f = loop_file_add(&vm->loop, vm->slot[i].kick_fd);
+        int f = vm->slot[i].kick_file = loop_file_add(&vm->loop, vm->slot[i].kick_fd);
         if (f < 0)
             return f;
         loop_watch(&vm->loop, f, i);
@@ -287,18 +287,31 @@ void devices_resume(struct vm *vm)
     loop_call(&vm->loop, resume_all, vm);
 }
 
-// After loop_end: no thread touches a device any more.
+static int unwatch_all(void *arg)
+{
+    struct vm *vm = arg;
+
+    for (unsigned i = 0; i < vm->nslots; i++)
+        loop_file_del(&vm->loop, vm->slot[i].kick_file);
+    vm->nslots = 0; // events still under way find no device
+    return 0;
+}
+
+// No vCPU runs, nothing is in flight.
 void devices_free(struct vm *vm)
 {
-    for (unsigned i = 0; i < vm->nslots; i++) {
+    unsigned n = vm->nslots;
+
+    loop_call(&vm->loop, unwatch_all, vm);
+    for (unsigned i = 0; i < n; i++) {
         struct dev_slot *s = &vm->slot[i];
         if (s->kind == SLOT_BLK)
             blk_free(s->blk);
         else if (s->kind == SLOT_NET)
             net_free(s->net);
         close_fdp(&s->kick_fd);
+        *s = (struct dev_slot){.kick_fd = -1, .kick_file = -1};
     }
-    vm->nslots = 0;
 }
 
 struct dev_slot *devices_find(struct vm *vm, enum slot_kind kind, const char *id)

@@ -90,6 +90,17 @@ int kvm_set_memory(struct vm *vm, uint64_t bytes, struct err *e)
     return rc;
 }
 
+// The flag alone changes, so the slots stay.
+// #syscalls:control ioctl(KVM_SET_USER_MEMORY_REGION@VM)
+int kvm_log_dirty(struct vm *vm, struct err *e)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < vm->mem.n && rc == 0; i++)
+        rc = set_slot(vm, i, &vm->mem.r[i], e);
+    return rc;
+}
+
 // CPUID tells each vCPU how many there are, so it is set anew for all when the number grows.
 // #syscalls:config ioctl(KVM_CREATE_VCPU@VM) ioctl(KVM_CHECK_EXTENSION@VM, KVM_GET_TSC_KHZ@VCPU)
 int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e)

@@ -5,6 +5,10 @@
 #include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
+
+#include "vmm/boot/identity.h"
+#include "vmm/state.h"
 
 static uint64_t cpu_ns(void)
 {
@@ -23,7 +27,7 @@ static void set_defaults(struct vm *vm)
     for (unsigned i = 0; i < CFG_MAX_NETS; i++)
         vm->tap[i] = -1;
     for (unsigned i = 0; i < CFG_MAX_DEVS; i++)
-        vm->slot[i].kick_fd = -1;
+        vm->slot[i].kick_fd = vm->slot[i].kick_file = -1;
     vm->loop.wake_fd = -1;
 }
 
@@ -103,6 +107,20 @@ int vm_rebuild(struct vm *vm, struct err *e)
     return rc;
 }
 
+void vm_drop_disks(struct vm *vm)
+{
+    for (unsigned i = 0; i < CFG_MAX_DRIVES; i++) {
+        close_fdp(&vm->disk[i].fd);
+        close_fdp(&vm->disk[i].cow_fd);
+        vm->disk[i].fd = vm->disk[i].cow_fd = -1;
+    }
+    for (unsigned i = 0; i < CFG_MAX_NETS; i++) {
+        close_fdp(&vm->tap[i]);
+        vm->tap[i] = -1;
+    }
+    vm->cfg.ndrives = vm->cfg.nnets = 0;
+}
+
 void vm_free(struct vm *vm)
 {
     if (vm->nvcpus)
@@ -112,12 +130,7 @@ void vm_free(struct vm *vm)
     platform_serial_flush(vm);
     loop_end(&vm->loop);
     devices_free(vm);
-    for (unsigned i = 0; i < vm->cfg.ndrives; i++) {
-        close_fdp(&vm->disk[i].fd);
-        close_fdp(&vm->disk[i].cow_fd);
-    }
-    for (unsigned i = 0; i < vm->cfg.nnets; i++)
-        close_fdp(&vm->tap[i]);
+    vm_drop_disks(vm);
     if (vm->metrics_fd >= 0)
         vm_emit_metrics(vm);
     platform_serial_close(vm);
@@ -126,6 +139,7 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->metrics_fd);
     close_fdp(&vm->exit_fd);
     kvm_close(vm);
+    free(vm->dirty_log);
     free(vm);
 }
 
@@ -194,9 +208,11 @@ int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 // ---- start
 // ---------------------------------------------------------------------------------------------
 
+// #syscalls:config getrandom
 static int load_guest(struct vm *vm, struct err *e)
 {
     char cmdline[CFG_CMDLINE_MAX];
+    uint8_t id[16];
     struct boot_entry entry = {0};
     struct boot_request rq = {.mem = &vm->mem,
                               .kernel_fd = vm->kernel_fd,
@@ -210,6 +226,8 @@ static int load_guest(struct vm *vm, struct err *e)
         rc = mem_back_anon(&vm->mem, vm->cfg.machine.huge_pages == HUGE_TRANSPARENT, e);
     if (rc == 0)
         rc = boot_load(&rq, &entry, e);
+    if (rc == 0 && getrandom(id, sizeof(id), 0) == sizeof(id))
+        vmgenid_init(&vm->mem, id);
     if (rc == 0)
         rc = vcpu_set_boot_regs(vm->vcpu[0].fd, entry.kind == BOOT_ENTRY_LINUX64, entry.rip,
                                 entry.rsi_or_rbx, entry.rsp, entry.cr3, BOOT_GDT, BOOT_IDT, e);
@@ -229,6 +247,8 @@ int vm_start(struct vm *vm, struct err *e)
         mem_unback(&vm->mem);
         return rc;
     }
+    if (vm->cfg.machine.track_dirty_pages && (rc = vm_dirty_track(vm, true, e)))
+        return rc;
     if ((rc = devices_create(vm, e)) || (rc = devices_attach(vm, e))) {
         vm_end(vm, VM_EXIT_FAILURE,
                e->msg); // descriptors are spent: a second start could not succeed

@@ -27,7 +27,8 @@ struct dev_slot {
     struct vio_dev *d; // of blk or net
     struct blk *blk;
     struct net *net;
-    int kick_fd; // ioeventfd
+    int kick_fd;   // ioeventfd
+    int kick_file; // its place in the ring's table
 };
 
 struct disk { // what a drive's path opened to, locked
@@ -50,6 +51,7 @@ struct vm {
     struct cpuid_table cpuid_host, cpuid; // C: what KVM supports, what the guest sees
     struct vcpu_caps caps;                // C: of vCPU state, as this host has them
     struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
+    uint64_t *dirty_log;                  // C: scratch for KVM's log while pages are tracked
     struct vcpu_gate gate;                // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
@@ -84,6 +86,7 @@ struct vm {
 // kvm.c: the VM in KVM.
 int kvm_open(struct vm *vm, struct err *e);                       // /dev/kvm, VM, split irqchip
 int kvm_set_memory(struct vm *vm, uint64_t bytes, struct err *e); // reservation and slots
+int kvm_log_dirty(struct vm *vm, struct err *e);                  // as cfg.machine says
 int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e); // from nvcpus to n, CPUID set for n
 int kvm_ioeventfd(struct vm *vm, unsigned slot, bool on, struct err *e);
 void kvm_msi(void *vm, uint64_t addr, uint32_t data); // any thread
@@ -122,6 +125,7 @@ int path_open_sink(
 int path_open_tun(const char *name, struct passed_fds *fds, struct err *e);
 
 // vm.c
+void vm_drop_disks(struct vm *vm);            // closes what was opened for drives and interfaces
 int vm_rebuild(struct vm *vm, struct err *e); // the VM in KVM made anew for cfg.machine
 void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; the first one counts
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);

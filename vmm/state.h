@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// A paused microVM as plain data: what snapshots and migration carry, and how it becomes a microVM again.
+//
+// A leaf for snapshot/. Control thread only. vm_save copies a paused VM's state out; vm_restore judges every
+// field as an enemy's, then builds a paused VM from it in one that was not started. Memory is not in here:
+// it is reached through vm_mem, and is backed (file, anonymous, or behind userfaultfd) between vm_restore_shape
+// and vm_restore, because restoring clocks makes KVM touch guest pages.
+//
+//   restore: vm_restore_shape -> back the memory -> vm_restore -> VM_PAUSED -> vm_resume
+//   any failure: vm_restore_undo, and the process is ready for another request.
+#ifndef VMM_STATE_H
+#define VMM_STATE_H
+
+#include "virtio/virtio.h"
+#include "vmm/config.h"
+#include "vmm/dev/dev.h"
+#include "vmm/mem/mem.h"
+#include "vmm/vcpu/cpuid.h"
+#include "vmm/vcpu/state.h"
+#include "vmm/vm.h"
+
+enum saved_kind { SAVED_BLK = 1, SAVED_NET = 2 };
+
+struct saved_dev {
+    enum saved_kind kind;
+    struct vio_state vio;
+    union {
+        struct {
+            struct drive_cfg cfg; // path as configured; an override replaces it before vm_restore
+            uint64_t
+                bytes;   // of the image when saved: another size is refused; 0: any, and the guest
+                         // is told that its drive changed (an override)
+            char id[20]; // GET_ID
+            struct limiter limit;
+        } blk;
+        struct {
+            struct net_cfg cfg;
+            struct limiter rx, tx;
+        } net;
+    };
+};
+
+struct vm_saved {
+    struct machine_cfg machine;
+    struct cpuid_table cpuid; // of vCPU 0
+    struct vm_clock clock;
+    struct ioapic_state ioapic;
+    struct serial_state serial;
+    struct i8042_state i8042;
+    bool ready; // the guest had written the ready port
+    unsigned ndevs;
+    struct saved_dev dev[CFG_MAX_DEVS]; // by slot
+    unsigned nvcpus;
+    struct vcpu_state *vcpu; // nvcpus of them, allocated with the struct
+};
+
+// One allocation for the struct and its vCPUs; freed with free(). NULL: out of memory.
+struct vm_saved *vm_saved_new(unsigned nvcpus);
+
+// Copies the state of a paused VM. -EPERM: not paused.
+int vm_save(struct vm *vm, struct vm_saved *out, struct err *e);
+
+// What a snapshot's memory is made of and reached by.
+struct guest_mem *vm_mem(struct vm *vm);
+
+struct vm_restore_opts {
+    bool track_dirty_pages;
+    bool advance_clock; // kvmclock and TSC run on by wall-clock time (clock_realtime, migration)
+    bool any_cpu;       // go on though the recorded CPU has what this host lacks
+    bool new_identity;  // a clone: VMGenID and VMClock change, interfaces announce themselves
+    struct passed_fds *fds; // for fd:N in paths of *in; NULL: refused
+};
+
+// Judges `in` (with this host: CPUID, XCR0, MSRs, TSC frequency, named) and gives the VM its number of vCPUs and
+// its reservation of memory, when they are not what vm_put_machine made already. -EPERM once anything but the
+// machine was configured.
+int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
+                     struct err *e);
+// Opens disks and taps, makes the devices, loads all state. Memory is backed.
+int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
+               struct err *e);
+// Takes everything of a failed load away again.
+void vm_restore_undo(struct vm *vm);
+
+// ---- dirty pages ------------------------------------------------------------------------------------------
+// One bit a page, by file_off: what vCPUs wrote (KVM's log) and what the monitor wrote, together.
+
+int vm_dirty_track(struct vm *vm, bool on, struct err *e);
+// Moves the pages dirtied since the last call into bits (mem->size / PAGE_SIZE of them, in 64-bit words) by OR.
+// The VM may run. -EINVAL: not tracked.
+int vm_dirty_fetch(struct vm *vm, uint64_t *bits, struct err *e);
+
+#endif
