@@ -283,7 +283,7 @@ static int round_trip(struct loop *l)
     return 0;
 }
 
-// #syscalls:device futex write exit
+// #syscalls:device futex write rt_sigprocmask exit madvise(MADV_DONTNEED)
 static void *device_main(void *arg)
 {
     struct loop *l = arg;

@@ -167,6 +167,7 @@ static int configure(struct monitor *m, struct err *e)
     return rc ? rc : a->config_file ? vm_start(m->vm, e) : 0;
 }
 
+// #syscalls:control exit_group
 static int run(struct monitor *m)
 {
     struct err e = {0};

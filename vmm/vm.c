@@ -190,6 +190,7 @@ void vm_end(struct vm *vm, enum vm_exit how, const char *text)
     if (!atomic_compare_exchange_strong(&vm->ended, &none, 1))
         return;
     snprintf(vm->end_text, sizeof(vm->end_text), "%s", text);
+    vcpu_halt(vm->vcpu, vm->nvcpus);
     atomic_store(&vm->ended, 2 + (int)how);
     if (write(vm->exit_fd, &one, sizeof(one)) < 0)
         LOG_E(&vm->log, "cannot tell the control thread that the microVM ended");

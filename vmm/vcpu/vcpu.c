@@ -216,7 +216,7 @@ static void start_timer(struct vcpu *v)
         timer_settime(v->timer, 0, &every, NULL);
 }
 
-// #syscalls:vcpu ioctl(KVM_RUN) futex rt_sigreturn exit madvise munmap
+// #syscalls:vcpu ioctl(KVM_RUN) futex rt_sigreturn rt_sigprocmask exit madvise(MADV_DONTNEED)
 static void *vcpu_main(void *arg)
 {
     struct vcpu *v = arg;
@@ -302,6 +302,15 @@ void vcpu_park(struct vcpu *all, unsigned n)
     while (all->gate->parked < want)
         pthread_cond_wait(&all->gate->idle, &all->gate->lock);
     pthread_mutex_unlock(&all->gate->lock);
+}
+
+void vcpu_halt(struct vcpu *all, unsigned n)
+{
+    if (!n)
+        return;
+    move_gate(all, VCPU_PARK);
+    for (unsigned i = 0; i < n; i++)
+        all[i].run->immediate_exit = 1;
 }
 
 // #syscalls:control timer_delete

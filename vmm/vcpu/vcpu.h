@@ -83,6 +83,8 @@ int vcpu_signals(struct err *e);
 
 void vcpu_go(struct vcpu *all, unsigned n);
 void vcpu_park(struct vcpu *all, unsigned n);
+// Any thread, also a vCPU's: nobody enters the guest again after the exit under way. Waits for nobody.
+void vcpu_halt(struct vcpu *all, unsigned n);
 void vcpu_stop(struct vcpu *all, unsigned n); // parks, ends and joins all threads
 
 // Register state of a first instruction: 32-bit protected mode as PVH wants it, or 64-bit long mode
