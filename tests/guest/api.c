@@ -8,6 +8,8 @@
 uint64_t requests;
 static uint64_t counter, ticks, tick_period, tick_due;
 static bool spinning;
+static void (*deed)(void);
+static uint64_t deed_due;
 
 // The largest step between two looks at the TSC that nothing explains: not sleep up to the hour it
 // was meant to end.
@@ -37,6 +39,8 @@ void api_loop_seen(uint64_t now, uint64_t slept_until, bool slept)
 
 bool api_tick(uint64_t now)
 {
+    if (deed && (int64_t)(now - deed_due) >= 0)
+        deed();
     if (tick_due && (int64_t)(now - tick_due) >= 0) {
         ticks++;
         counter++;
@@ -49,10 +53,14 @@ bool api_tick(uint64_t now)
     return work_tick(now) || spinning;
 }
 
+static uint64_t earliest(uint64_t a, uint64_t b)
+{
+    return !a ? b : !b ? a : MIN(a, b);
+}
+
 uint64_t api_next_timer(void)
 {
-    uint64_t w = work_next_timer();
-    return !tick_due ? w : !w ? tick_due : MIN(w, tick_due);
+    return earliest(earliest(tick_due, deed_due), work_next_timer());
 }
 
 static void stats(struct conn *c)
@@ -106,14 +114,20 @@ static void on_off(struct conn *c, bool *flag)
     http_reply(c, 200, JSON, "{\"on\":%s}\n", *flag ? "true" : "false");
 }
 
+// The answer goes out first; the deed follows 20 ms later.
 static bool power(struct conn *c)
 {
-    if (http_is(c, "GET", "/poweroff"))
-        power_off();
-    if (http_is(c, "GET", "/reboot"))
-        reboot();
-    if (http_is(c, "GET", "/crash"))
-        triple_fault();
+    static const struct {
+        const char *path;
+        void (*deed)(void);
+    } deeds[] = {{"/poweroff", power_off}, {"/reboot", reboot}, {"/crash", triple_fault}};
+    for (unsigned i = 0; i < ARRAY_SIZE(deeds); i++)
+        if (http_is(c, "GET", deeds[i].path) || http_is(c, "POST", deeds[i].path)) {
+            deed = deeds[i].deed;
+            deed_due = rdtsc() + us_tsc(20000);
+            http_reply(c, 200, TEXT, "bye\n");
+            return true;
+        }
     return false;
 }
 

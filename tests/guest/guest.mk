@@ -20,8 +20,13 @@ $(B)/obj/guest/%.o: tests/guest/%.S
 
 # NAME.elf is made of GUEST_NAME's objects.
 GUEST_function := $(GUEST_BASE) virtio net ip tcp tcp_out http api work disk blk bench bench_blk bench_net main
+GUEST_triple := $(GUEST_BASE) triple
+GUEST_spin := $(GUEST_BASE) spin
+GUEST_storm := $(GUEST_BASE) storm
+GUEST_serialflood := $(GUEST_BASE) serialflood
+GUEST_smp := $(GUEST_BASE) smp
 
-GUESTS := function
+GUESTS := function triple spin storm serialflood smp
 
 define guest_rule
 $(B)/guests/$(1).elf: $(call guest_obj,$(GUEST_$(1))) tests/guest/guest.ld

@@ -265,6 +265,12 @@ _Noreturn void power_off(void)
         outb((uint16_t)reg, 5 << 2 | 0x20);
     else if (reg)
         wr8(reg, 5 << 2 | 0x20);
+    uint64_t until = rdtsc() + us_tsc(200000); // a monitor may end a moment later
+    for (uint64_t now; (now = rdtsc()) < until;) {
+        wake = 0;
+        timer_at(until);
+        cpu_sleep();
+    }
     say("guest: no power-off here (register 0x%lx): reset instead\n", reg);
     reboot();
 }

@@ -39,8 +39,9 @@ bool vdev_start(struct vdev *d, uint64_t wanted)
 {
     uint64_t b = d->base;
     wr32(b + MMIO_STATUS, 0);
-    while (rd32(b + MMIO_STATUS)) // 4.2.2.2: reset is done when it reads back as zero
-        ;
+    for (unsigned i = 0; rd32(b + MMIO_STATUS); i++) // 4.2.2.2: done when it reads back as zero
+        if (i > 100000)
+            return false;
     wr32(b + MMIO_STATUS, VIRTIO_ACK);
     wr32(b + MMIO_STATUS, VIRTIO_ACK | VIRTIO_DRIVER);
     wr32(b + MMIO_FEATURES_SEL, 1);
