@@ -23,6 +23,7 @@
 
 #define MSR_TSC          0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
+#define MSR_DEBUGCTL     0x1d9u
 #define APIC_LVTT        0x320 // timer's vector entry; bits 18:17 are its mode, 2 = deadline
 #define XSAVE_MIN        576   // legacy area and header
 #define LOWEST_KHZ       1000u
@@ -261,7 +262,8 @@ static int load_msrs(int fd, const struct vcpu_caps *c, const struct vcpu_state 
     struct msr_buf b = {0};
     for (uint32_t i = 0; i < c->nmsrs; i++) { // in the order of the allow-list, not of the record
         const struct vcpu_msr *m = vcpu_state_msr(s, c->msr[i]);
-        if (m)
+        // Where AMD's KVM has no LBR support, any write to DEBUGCTL is a line in the host's log.
+        if (m && (m->value || m->index != MSR_DEBUGCTL))
             b.e[b.nmsrs++] = (struct kvm_msr_entry){.index = m->index, .data = msr_value(s, m)};
     }
     int n = ioctl(fd, KVM_SET_MSRS, &b);
