@@ -15,7 +15,7 @@ assets=$work/assets
 suite=bookworm
 die() { echo "build-assets.sh: $*" >&2; exit 1; }
 
-tools="mmdebstrap mke2fs dpkg-deb apt-get python3 lz4 xz zstd"
+tools="gcc mmdebstrap mke2fs dpkg-deb apt-get python3 lz4 xz zstd"
 [ "${1:-}" = --native ] || tools="$tools qemu-system-x86_64"
 missing=
 for tool in $tools; do
@@ -79,6 +79,7 @@ initrd() {
         [ "$applet" = busybox ] || ln -sf busybox "$tree/bin/$applet"
     done
     install -m 755 "$init" "$tree/init"
+    [ "$init" = "$here/lane-init" ] || cp "$work/tree-bin/probe" "$tree/bin/probe"
     if [ "$version" != none ]; then
         mkdir "$tree/modules"
         python3 - "$work/kernel-$version/lib/modules" "$tree/modules" "$@" <<'PY'
@@ -113,14 +114,14 @@ image() {
 }
 
 # One Debian tree for both machines.
-if ! fresh "$work/root.tar" "$here/packages"; then
+if ! cmp -s "$here/packages" "$work/root.packages"; then
     echo "nested: making the Debian root (mmdebstrap)"
     sources=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null || :)
     [ -n "$sources" ] || die "no apt sources on this machine"
     mode=auto
     [ "$(id -u)" = 0 ] || mode=unshare
     # shellcheck disable=SC2016
-    printf '%s\n' "$sources" | mmdebstrap --quiet --mode=$mode --variant=minbase \
+    printf '%s\n' "$sources" | mmdebstrap --quiet --mode=$mode --format=tar --variant=minbase \
         --include="$(grep -v '^#' "$here/packages" | paste -sd,)" \
         --aptopt='APT::Install-Recommends "false"' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
@@ -128,6 +129,7 @@ if ! fresh "$work/root.tar" "$here/packages"; then
         --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* "$1"/var/log/*' \
         "$suite" "$work/root.tar.new" -
     mv "$work/root.tar.new" "$work/root.tar"
+    cp "$here/packages" "$work/root.packages"
 fi
 unpack_kernel 6.1
 unpack_kernel 6.12
@@ -136,6 +138,10 @@ if ! fresh "$work/tree-bin/busybox" "$work/root.tar"; then
     tar -xOf "$work/root.tar" ./bin/busybox >"$work/tree-bin/busybox" 2>/dev/null ||
         tar -xOf "$work/root.tar" ./usr/bin/busybox >"$work/tree-bin/busybox"
     chmod 755 "$work/tree-bin/busybox"
+fi
+
+if ! fresh "$work/tree-bin/probe" "$here/guest/probe.c"; then
+    gcc -static -O2 -D_GNU_SOURCE -Wall -Wextra -o "$work/tree-bin/probe" "$here/guest/probe.c"
 fi
 
 # The outer machine runs Debian 12's own kernel: the stock KVM most hosts have.
@@ -158,21 +164,16 @@ if ! fresh "$work/lane/initrd.gz" "$here/lane-init" "$here/build-assets.sh" "$wo
 fi
 
 # Guests.
-if ! fresh "$assets/debian.ext4" "$work/root.tar" "$here/guest/init" "$here/guest/function.py" "$here/build-assets.sh"; then
+if ! fresh "$assets/debian.ext4" "$work/root.tar" "$here/guest/init" "$here/guest/function.py" \
+    "$top/guest-kernel-configs/rootfs.sh"; then
     echo "nested: making the guests' Debian root"
-    # shellcheck disable=SC2016
-    as_root bash -euc '
-        tree=$(mktemp -d -p "$1"); trap "rm -rf \"$tree\"" EXIT; chmod 755 "$tree"
-        tar -xf "$1/root.tar" -C "$tree" --exclude="./dev/*"
-        rm -f "$tree/sbin/init"; install -m 755 "$2/guest/init" "$tree/sbin/init"
-        install -D -m 755 "$2/guest/function.py" "$tree/srv/function.py"
-        ln -sf busybox "$tree/bin/poweroff"; ln -sf busybox "$tree/bin/reboot"
-        chroot "$tree" python3 -m compileall -q /usr/lib/python3.11 /srv >/dev/null || :
-        echo microvm >"$tree/etc/hostname"; echo "127.0.0.1 localhost" >"$tree/etc/hosts"
-        mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=1 -d "$tree" "$1/debian.new" 448M >/dev/null
-        mv "$1/debian.new" "$1/assets/debian.ext4"' build "$work" "$here" >/dev/null
+    "$top/guest-kernel-configs/rootfs.sh" "$work/root.tar" "$assets/debian.ext4" --size 448 \
+        --add "$here/guest/init:/sbin/init" --add "$here/guest/function.py:/srv/function.py" --chroot '
+        ln -sf busybox /bin/poweroff; ln -sf busybox /bin/reboot
+        python3 -m compileall -q /usr/lib/python3.11 /srv >/dev/null || :
+        echo microvm >/etc/hostname; echo "127.0.0.1 localhost" >/etc/hosts'
 fi
-if ! fresh "$assets/initrd.gz" "$here/guest/init" "$here/build-assets.sh"; then
+if ! fresh "$assets/initrd.gz" "$here/guest/init" "$work/tree-bin/probe"; then
     initrd "$assets/initrd.gz" none "$here/guest/init"
     for v in 6.1 6.12; do
         mkdir -p "$assets/cloud-$v"

@@ -121,6 +121,7 @@ def boot(args, tmp):
         return ["-drive", f"file={path},format=raw,if=virtio{more}"]
     log = os.path.join(WORK, "console.log")
     lane = os.path.join(WORK, "lane")
+    # One processor: with two, the kernel dies in code it patches.
     argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt",
             "-m", str(args.memory), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
             "-serial", f"file:{log}", "-serial", "stdio",

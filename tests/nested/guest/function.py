@@ -33,5 +33,6 @@ class Function(http.server.BaseHTTPRequestHandler):
         pass
 
 
+server = http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Function)
 print("function: listening", flush=True)
-http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Function).serve_forever()
+server.serve_forever()
