@@ -126,7 +126,7 @@ def boot(args, tmp):
             "-m", str(args.memory), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
             "-serial", f"file:{log}", "-serial", "stdio",
             "-kernel", os.path.join(lane, "vmlinuz"), "-initrd", os.path.join(lane, "initrd.gz"),
-            "-append", "console=ttyS0 panic=1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable audit=0",
+            "-append", "console=ttyS0 panic=1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable",
             *drive(os.path.join(lane, "root.ext4"), ",snapshot=on,cache=unsafe"),
             *drive(image, ",cache=unsafe"),
             *drive(os.path.join(lane, "assets.ext4"), ",readonly=on"),
