@@ -97,7 +97,8 @@ static int bind_value(const struct json_doc *d, int tok, const struct json_field
     case J_ENUM:
         return bind_enum(d, tok, f, out, e);
     case J_OBJ:
-        return json_bind(d, tok, f->sub, out, e);
+        return d->tok[tok].type == JSMN_OBJECT ? json_bind(d, tok, f->sub, out, e)
+                                               : misfit(d, tok, f, e, "an object");
     case J_LIST:
         return bind_list(d, tok, f, out, (unsigned *)(void *)(base + f->has), e);
     }

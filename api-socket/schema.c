@@ -27,15 +27,15 @@ static const struct json_type t_limiter = TYPE(limiter_cfg, limiter_f);
 
 static const char *const huge_names[] = {"None", "Transparent", "2M", NULL};
 static const char *const template_names[] = {"None", "C3", "T2", "T2S", "T2CL", "T2A", "V1N1", NULL};
-#define MACHINE_FIELDS(need)                                                                                 \
+#define MACHINE_FIELDS(need, rest)                                                                             \
     {"vcpu_count", J_UINT, need, AT(machine_wire, c.vcpu_count), NO_HAS, 1, CFG_MAX_VCPUS},                  \
     {"mem_size_mib", J_UINT, need, AT(machine_wire, c.mem_size_mib), NO_HAS, 1, CFG_MEM_MAX_MIB},            \
-    {"smt", J_BOOL, OPT, AT(machine_wire, c.smt), NO_HAS},                                                   \
-    {"track_dirty_pages", J_BOOL, OPT, AT(machine_wire, c.track_dirty_pages), NO_HAS},                       \
-    {"huge_pages", J_ENUM, OPT, AT(machine_wire, c.huge_pages), NO_HAS, .names = huge_names},                \
+    {"smt", J_BOOL, rest, AT(machine_wire, c.smt), NO_HAS},                                                   \
+    {"track_dirty_pages", J_BOOL, rest, AT(machine_wire, c.track_dirty_pages), NO_HAS},                       \
+    {"huge_pages", J_ENUM, rest, AT(machine_wire, c.huge_pages), NO_HAS, .names = huge_names},                \
     {"cpu_template", J_ENUM, OPT | JSON_BIND_ONLY, AT(machine_wire, cpu_template), NO_HAS, .names = template_names}
-static const struct json_field machine_f[] = {MACHINE_FIELDS(REQ)};
-static const struct json_field machine_patch_f[] = {MACHINE_FIELDS(OPT)};
+static const struct json_field machine_f[] = {MACHINE_FIELDS(REQ, 0)};
+static const struct json_field machine_patch_f[] = {MACHINE_FIELDS(OPT, OPT)};
 const struct json_type t_machine = TYPE(machine_wire, machine_f);
 const struct json_type t_machine_patch = TYPE(machine_wire, machine_patch_f);
 
