@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire against its contract: every operation of openapi.yaml is driven, every answer is held to it."""
 import copy
+import http.client
 import json
 import os
 import re
@@ -168,7 +169,11 @@ class ApiCase(lib.GuestCase):
             ident = body.get(key) if isinstance(body, dict) else None
             path = path.replace("{%s}" % key, ident if isinstance(ident, str) and ident.isalnum()
                                 and len(ident) <= 64 else "disk0" if key == "drive_id" else "eth0")
-        status, data = self.m.api(verb, path, body, check=False)
+        try:
+            status, data = self.m.api(verb, path, body, check=False)
+        except (OSError, http.client.HTTPException) as e:
+            self.m.p.wait(5)
+            self.fail(f"{verb} {path} {body}: {e!r}; the monitor ended with {self.m.p.poll()}: {self.m.err()}")
         self.assertIn(str(status), op["responses"], data)
         answer = self.contract.resolve(op["responses"][str(status)])
         if "content" not in answer:
