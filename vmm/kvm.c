@@ -13,7 +13,10 @@ static int pin(struct vm *vm, int fd, enum vm_fd which, unsigned index, struct e
     return vm->opts.pin && fd >= 0 ? vm->opts.pin(fd, which, index, e) : fd;
 }
 
-// #syscalls:boot openat ioctl
+// Again when a smaller machine is rebuilt:
+// #syscalls:config ioctl(KVM_GET_VCPU_MMAP_SIZE@KVM, KVM_CREATE_VM@KVM)
+// #syscalls:config ioctl(KVM_SET_IDENTITY_MAP_ADDR@VM, KVM_SET_TSS_ADDR@VM, KVM_ENABLE_CAP@VM)
+// #syscalls:boot openat
 int kvm_open(struct vm *vm, struct err *e)
 {
     if (vm->kvm_fd < 0) {
