@@ -283,7 +283,7 @@ static int round_trip(struct loop *l)
     return 0;
 }
 
-// #syscalls:device futex write rt_sigprocmask exit madvise(MADV_DONTNEED)
+// #syscalls:device futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) write exit
 static void *device_main(void *arg)
 {
     struct loop *l = arg;
@@ -305,7 +305,7 @@ static void *device_main(void *arg)
         pthread_mutex_unlock(&l->call_lock);
         l->ops->failed(l->ctx, strerror(-rc));
     }
-    return NULL;
+    thread_end();
 }
 
 // #syscalls:config io_uring_register(IORING_REGISTER_ENABLE_RINGS) clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
@@ -336,7 +336,7 @@ static int drop_files(void *arg)
     return 0;
 }
 
-// #syscalls:control futex munmap close
+// #syscalls:control futex(FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME) munmap close
 void loop_end(struct loop *l)
 {
     if (l->running) {

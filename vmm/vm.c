@@ -92,7 +92,7 @@ int vm_rebuild(struct vm *vm, struct err *e)
 {
     int kvm = steal_fd(&vm->kvm_fd);
 
-    vcpu_stop(vm->vcpu, vm->nvcpus);
+    vcpu_stop(vm->vcpu, vm->nvcpus, false);
     kvm_close(vm);
     vm->kvm_fd = kvm;
     bool armed = vm->armed;
@@ -124,7 +124,7 @@ void vm_drop_disks(struct vm *vm)
 void vm_free(struct vm *vm)
 {
     if (vm->nvcpus)
-        vcpu_stop(vm->vcpu, vm->nvcpus);
+        vcpu_stop(vm->vcpu, vm->nvcpus, true);
     if (vm->armed)
         devices_quiesce(vm); // requests in flight land before their files go
     platform_serial_flush(vm);

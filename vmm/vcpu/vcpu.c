@@ -85,7 +85,7 @@ static void check_stall(struct vcpu *v)
 {
     struct kvm_regs r;
 
-    // #syscalls:vcpu ioctl(KVM_GET_REGS)
+    // #syscalls:vcpu ioctl(KVM_GET_REGS@VCPU)
     if (ioctl(v->fd, KVM_GET_REGS, &r))
         return;
     if (v->tick_exits == v->exits && v->tick_rip == r.rip) {
@@ -202,7 +202,7 @@ static bool at_gate(struct vcpu *v)
 
 // CPU-time timer, directed at this thread: fires only while the guest executes. Without one (an odd
 // host) stalls go unreported, which is no reason not to run.
-// #syscalls:config timer_create timer_settime gettid
+// #syscalls:config timer_create timer_settime
 static void start_timer(struct vcpu *v)
 {
     struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = VCPU_TICK_SIG};
@@ -210,17 +210,21 @@ static void start_timer(struct vcpu *v)
                                .it_value = {.tv_sec = TICK_SECONDS}};
 
     ev.sigev_value.sival_ptr = v;
-    ev._sigev_un._tid = gettid();
+    ev._sigev_un._tid = v->tid;
     v->has_timer = timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &v->timer) == 0;
     if (v->has_timer)
         timer_settime(v->timer, 0, &every, NULL);
 }
 
-// #syscalls:vcpu ioctl(KVM_RUN) futex rt_sigreturn rt_sigprocmask exit madvise(MADV_DONTNEED)
+// #syscalls:config gettid getpid
+// #syscalls:vcpu ioctl(KVM_RUN@VCPU) futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) rt_sigreturn exit
+// #syscalls:vcpu futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME)
 static void *vcpu_main(void *arg)
 {
     struct vcpu *v = arg;
 
+    v->pid = getpid();
+    v->tid = gettid();
     start_timer(v);
     if (v->ops->started(v->ctx, v)) {
         finish(v, VCPU_END_HOST, "cannot confine the vCPU thread");
@@ -244,7 +248,7 @@ static void *vcpu_main(void *arg)
             }
         }
     }
-    return NULL;
+    thread_end();
 }
 
 // #syscalls:config clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC) rt_sigprocmask set_robust_list rseq
@@ -283,12 +287,16 @@ static void kick_all(struct vcpu *all, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         all[i].run->immediate_exit = 1;
         atomic_thread_fence(memory_order_seq_cst);
-        if (all[i].has_thread)
-            pthread_kill(all[i].thread, VCPU_KICK_SIG);
+        // Without an id the thread has not reached its gate, where it finds the new mode.
+        pid_t tid = all[i].tid;
+        if (all[i].has_thread && tid)
+            syscall(SYS_tgkill, all[i].pid, tid, VCPU_KICK_SIG);
     }
 }
 
-// #syscalls:control tgkill getpid rt_sigprocmask futex
+// Not pthread_kill, which masks every signal and asks for the process each time.
+// #syscalls:control tgkill futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:control futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME, FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME)
 void vcpu_park(struct vcpu *all, unsigned n)
 {
     if (!n)
@@ -313,8 +321,9 @@ void vcpu_halt(struct vcpu *all, unsigned n)
         all[i].run->immediate_exit = 1;
 }
 
-// #syscalls:control timer_delete
-void vcpu_stop(struct vcpu *all, unsigned n)
+// The end of the process takes the timers with it, so the last stop needs no call for them.
+// #syscalls:config timer_delete
+void vcpu_stop(struct vcpu *all, unsigned n, bool last)
 {
     if (!n)
         return;
@@ -323,7 +332,7 @@ void vcpu_stop(struct vcpu *all, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         if (all[i].has_thread) {
             pthread_join(all[i].thread, NULL);
-            if (all[i].has_timer)
+            if (all[i].has_timer && !last)
                 timer_delete(all[i].timer);
         }
         all[i].has_thread = false;
@@ -344,7 +353,7 @@ static struct kvm_segment flat(uint16_t sel, uint8_t type, bool long_mode)
     };
 }
 
-// #syscalls:config ioctl(KVM_GET_SREGS) ioctl(KVM_SET_SREGS) ioctl(KVM_SET_REGS) ioctl(KVM_SET_FPU)
+// #syscalls:config ioctl(KVM_GET_SREGS@VCPU, KVM_SET_SREGS@VCPU, KVM_SET_REGS@VCPU, KVM_SET_FPU@VCPU)
 int vcpu_set_boot_regs(int fd, bool long_mode, uint64_t rip, uint64_t rsi_or_rbx, uint64_t rsp,
                        uint64_t cr3, uint64_t gdt, uint64_t idt, struct err *e)
 {

@@ -56,7 +56,9 @@ struct vcpu {
     size_t run_size;
     pthread_t thread;
     bool has_thread;
-    bool done; // reported its end: stays parked whatever the gate says
+    pid_t pid;         // of the process, for tgkill
+    _Atomic pid_t tid; // 0 until the thread is about to reach its gate
+    bool done;         // reported its end: stays parked whatever the gate says
     timer_t timer;
     bool has_timer;
     struct vcpu_gate *gate;
@@ -85,7 +87,8 @@ void vcpu_go(struct vcpu *all, unsigned n);
 void vcpu_park(struct vcpu *all, unsigned n);
 // Any thread, also a vCPU's: nobody enters the guest again after the exit under way. Waits for nobody.
 void vcpu_halt(struct vcpu *all, unsigned n);
-void vcpu_stop(struct vcpu *all, unsigned n); // parks, ends and joins all threads
+// Parks, ends and joins all threads; last: the process ends, too.
+void vcpu_stop(struct vcpu *all, unsigned n, bool last);
 
 // Register state of a first instruction: 32-bit protected mode as PVH wants it, or 64-bit long mode
 // as Linux does (segments and page tables as vmm/boot laid them out).
