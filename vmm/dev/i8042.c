@@ -40,6 +40,12 @@ void i8042_init(struct i8042 *k, void (*irq)(void *), void (*reset)(void *), voi
     k->ctx = ctx;
 }
 
+static bool takes_data(uint8_t cmd)
+{
+    return cmd == CMD_WRITE_CTRL || cmd == CMD_WRITE_OUTP || cmd == CMD_AUX_LOOP ||
+           cmd == CMD_AUX_WRITE;
+}
+
 static bool want_irq(const struct i8042_state *s)
 {
     return s->len && s->ctrl & CTRL_IRQ;
@@ -92,41 +98,25 @@ static bool command(struct i8042 *k, uint8_t v)
 {
     struct i8042_state *s = &k->s;
     s->status |= ST_COMMAND;
-    s->cmd = 0;
+    s->cmd = takes_data(v) ? v : 0;
     if (v >= CMD_PULSE)
         return !(v & 1);
-    switch (v) {
-    case CMD_READ_CTRL:
+    if (v == CMD_READ_CTRL)
         answer(s, s->ctrl);
-        break;
-    case CMD_SELF_TEST:
-        answer(s, 0x55);
-        break;
-    case CMD_KBD_TEST:
-        answer(s, 0x00); // no error
-        break;
-    case CMD_AUX_TEST:
-        answer(s, 0x01); // clock line stuck low: nothing is connected
-        break;
-    case CMD_READ_OUTP:
+    else if (v == CMD_READ_OUTP)
         answer(s, s->outp);
-        break;
-    case CMD_KBD_OFF:
+    else if (v == CMD_SELF_TEST)
+        answer(s, 0x55);
+    else if (v == CMD_KBD_TEST)
+        answer(s, 0x00); // no error
+    else if (v == CMD_AUX_TEST)
+        answer(s, 0x01); // clock line stuck low: nothing is connected
+    else if (v == CMD_KBD_OFF)
         s->ctrl |= CTRL_KBD_OFF;
-        break;
-    case CMD_KBD_ON:
+    else if (v == CMD_KBD_ON)
         s->ctrl &= (uint8_t)~CTRL_KBD_OFF;
-        break;
-    case CMD_WRITE_CTRL:
-    case CMD_WRITE_OUTP:
-    case CMD_AUX_LOOP:
-    case CMD_AUX_WRITE:
-        s->cmd = v; // its data byte follows
-        break;
-    default:
+    else if (!s->cmd)
         k->missed_writes++;
-        break;
-    }
     return false;
 }
 
@@ -149,25 +139,21 @@ static bool data(struct i8042 *k, uint8_t v, bool *irq)
     uint8_t cmd = s->cmd;
     s->status &= (uint8_t)~ST_COMMAND;
     s->cmd = 0;
-    switch (cmd) {
-    case CMD_WRITE_CTRL:
-        s->ctrl = v;
-        s->status = (uint8_t)((s->status & ~ST_SYSTEM) | (v & CTRL_SYSTEM ? ST_SYSTEM : 0));
-        *irq = want_irq(s); // keys that came while interrupts were off
-        return false;
-    case CMD_WRITE_OUTP:
+    if (cmd == CMD_WRITE_OUTP) {
         s->outp = v;
         return !(v & OUTP_NO_RESET);
-    case CMD_AUX_LOOP:
+    }
+    if (cmd == CMD_WRITE_CTRL) {
+        s->ctrl = v;
+        s->status = (uint8_t)((s->status & ~ST_SYSTEM) | (v & CTRL_SYSTEM ? ST_SYSTEM : 0));
+    } else if (cmd == CMD_AUX_LOOP) {
         answer(s, 0xff); // without the mouse flag in status: the loop failed, there is no mouse
         return false;
-    case CMD_AUX_WRITE:
-        return false; // goes nowhere
-    default:
+    } else if (!cmd) {
         keyboard(k, v);
-        *irq = want_irq(s);
-        return false;
     }
+    *irq = want_irq(s); // a key's answer, or keys that came while interrupts were off
+    return false;
 }
 
 void i8042_write(struct i8042 *k, unsigned port, uint8_t v)
@@ -218,8 +204,7 @@ int i8042_load(struct i8042 *k, const struct i8042_state *in, struct err *e)
         return err_set(e, EINVAL, "i8042: %u bytes do not fit in the buffer", in->len);
     if (in->status & ~(ST_SYSTEM | ST_COMMAND | ST_UNLOCKED))
         return err_set(e, EINVAL, "i8042: status %#x sets reserved bits", in->status);
-    if (in->cmd && in->cmd != CMD_WRITE_CTRL && in->cmd != CMD_WRITE_OUTP &&
-        in->cmd != CMD_AUX_LOOP && in->cmd != CMD_AUX_WRITE)
+    if (in->cmd && !takes_data(in->cmd))
         return err_set(e, EINVAL, "i8042: command %#x takes no data", in->cmd);
     pthread_mutex_lock(&k->lock);
     k->s = *in;
