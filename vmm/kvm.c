@@ -52,6 +52,10 @@ int kvm_open(struct vm *vm, struct err *e)
     // So that an instruction KVM cannot emulate comes back with its bytes, not as a #UD storm.
     struct kvm_enable_cap emu = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {1}};
     ioctl(vm->vm_fd, KVM_ENABLE_CAP, &emu);
+    // A PMU's counters are not saved with a vCPU, so there is none (AMD's old counters have no CPUID
+    // bit that would hide them).
+    struct kvm_enable_cap pmu = {.cap = KVM_CAP_PMU_CAPABILITY, .args = {KVM_PMU_CAP_DISABLE}};
+    ioctl(vm->vm_fd, KVM_ENABLE_CAP, &pmu);
     return 0;
 }
 

@@ -276,12 +276,8 @@ static void drain_in(struct vm *vm)
     uint8_t buf[SERIAL_RX_FIFO];
     size_t room = serial_rx_room(&vm->serial);
 
-    if (vm->serial_in_file < 0)
+    if (vm->serial_in_file < 0 || room == 0) // serial_wake tells when the guest has made room
         return;
-    if (room == 0) { // the guest reads slowly: look again later
-        loop_timer(&vm->loop, SLOT_SERIAL, now_ns() + 10 * 1000 * 1000);
-        return;
-    }
     ssize_t n = read(vm->serial_in, buf, MIN(room, sizeof(buf)));
     if (n > 0)
         serial_rx_put(&vm->serial, buf, (size_t)n);
@@ -295,7 +291,7 @@ static void drain_in(struct vm *vm)
 
 void platform_serial_ready(void *ctx)
 {
-    drain_out(ctx);
+    platform_serial_event(ctx);
 }
 
 static int flush_out(void *ctx)
