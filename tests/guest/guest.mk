@@ -25,8 +25,9 @@ GUEST_spin := $(GUEST_BASE) spin
 GUEST_storm := $(GUEST_BASE) storm
 GUEST_serialflood := $(GUEST_BASE) serialflood
 GUEST_smp := $(GUEST_BASE) smp
+GUEST_hostile := $(GUEST_BASE) virtio hostile hostile_queue hostile_dev
 
-GUESTS := function triple spin storm serialflood smp
+GUESTS := function hostile triple spin storm serialflood smp
 
 define guest_rule
 $(B)/guests/$(1).elf: $(call guest_obj,$(GUEST_$(1))) tests/guest/guest.ld
