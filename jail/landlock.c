@@ -57,12 +57,18 @@ static int allow(int ruleset, const char *path, uint64_t access, bool must, stru
 }
 
 // Without --allow-dir: everything but the trees where device nodes and the kernel's own files are.
-// Landlock can only allow, so the other entries of / are allowed one by one.
+// Landlock can only allow, so the other entries of / are allowed one by one. A root without /proc and /sys
+// is a jail's own: files are linked straight into it, also later, and its few devices are this monitor's.
 static int allow_plain(int ruleset, uint64_t access, struct err *e)
 {
     DIR *root = opendir("/");
     if (!root)
         return err_set(e, errno, "/: %s", strerror(errno));
+    struct stat st;
+    if (stat("/proc", &st) && stat("/sys", &st)) {
+        closedir(root);
+        return allow(ruleset, "/", access, true, e);
+    }
     int rc = 0;
     for (struct dirent *d; !rc && (d = readdir(root));) {
         char path[300];
@@ -126,8 +132,10 @@ void jail_describe(const struct jail *j, char *buf, size_t size)
     if (!j->landlock_abi)
         snprintf(buf, size, "no Landlock: every file this user may open is open");
     else if (j->n_allow_dirs)
-        snprintf(buf, size, "Landlock ABI %d: %zu allowed path(s) and /dev/net/tun are open",
-                 j->landlock_abi, j->n_allow_dirs);
+        snprintf(
+            buf, size,
+            "Landlock ABI %d: open are %zu allowed path(s), and /dev/net/tun where there is one",
+            j->landlock_abi, j->n_allow_dirs);
     else
         snprintf(buf, size,
                  "Landlock ABI %d, no --allow-dir: data files outside /dev, /proc and /sys are "

@@ -24,6 +24,8 @@ struct monitor {
     char *config;
     size_t config_len;
     int dir_fd[ARGS_MAX_DIRS];
+    struct handed_tap tap[ARGS_MAX_PASSED];
+    unsigned ntaps;
 };
 
 static int confine(enum vm_thread kind, struct err *e)
@@ -87,15 +89,26 @@ static int open_dirs(struct monitor *m, struct err *e)
     return 0;
 }
 
+static void find_taps(struct monitor *m)
+{
+    for (size_t i = 0; i < m->jail.n_passed; i++)
+        if (!strncmp(m->jail.passed[i].name, "tap:", 4))
+            m->tap[m->ntaps++] =
+                (struct handed_tap){m->jail.passed[i].name + 4, m->jail.passed[i].fd};
+}
+
 // Everything that later stages forbid: devices, ring, socket, directories, the configuration file's bytes.
 static int build(struct monitor *m, struct err *e)
 {
     struct args *a = &m->args;
+    find_taps(m);
     struct vm_opts o = {.boot_timer = a->boot_timer,
                         .allow_dirs = a->dirs,
                         .allow_fds = m->dir_fd,
                         .nallow = a->ndirs,
                         .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
+                        .taps = m->tap,
+                        .ntaps = m->ntaps,
                         .serial_out = STDOUT_FILENO,
                         .serial_in = STDIN_FILENO,
                         .start_time_us = a->start_time_us,
@@ -107,7 +120,10 @@ static int build(struct monitor *m, struct err *e)
                           .mode = a->socket_mode,
                           .body_max = a->max_payload,
                           .version = MAYFLY_VERSION,
-                          .pin_fd = JAIL_FD_API};
+                          .pin_fd = JAIL_FD_API,
+                          .listen_fd = MAX(jail_passed(&m->jail, "api"), 0),
+                          .uids = a->uids,
+                          .nuids = a->nuids};
 
     snprintf(o.id, sizeof(o.id), "%s", a->id);
     int rc = open_dirs(m, e);

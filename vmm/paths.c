@@ -58,15 +58,13 @@ static int open_allowed(struct vm *vm, const char *path, int flags)
         if (beneath(path, vm->opts.allow_dirs[i], &rest))
             return open2(vm->opts.allow_fds[i], rest, flags, RESOLVE_BENEATH);
     }
-    return -EACCES;
+    return -EXDEV; // as the kernel says of a path that leads out
 }
 
-static int say(const char *path, const char *field, int rc, struct vm *vm, struct err *e)
+static int say(const char *path, const char *field, int rc, struct err *e)
 {
-    if (rc == -EACCES && vm->opts.nallow)
-        return err_set(e, EACCES, "%s: %.150s is not beneath an allowed directory", field, path);
     if (rc == -EXDEV)
-        return err_set(e, EACCES, "%s: %.150s leads out of its allowed directory", field, path);
+        return err_set(e, EACCES, "%s: %.150s is not beneath an allowed directory", field, path);
     return err_set(e, -rc, "%s: cannot open %.150s: %s", field, path, strerror(-rc));
 }
 
@@ -82,7 +80,7 @@ int path_open(struct vm *vm, const char *path, const char *field, int flags, str
     _cleanup_(close_fdp) int fd = passed ? take_fd(path, field, fds, e)
                                          : open_allowed(vm, path, flags | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return passed ? fd : say(path, field, fd, vm, e);
+        return passed ? fd : say(path, field, fd, e);
     if (fstat(fd, &st))
         return err_set(e, errno, "%s: %s", field, strerror(errno));
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
@@ -122,16 +120,27 @@ int path_open_sink(struct vm *vm, const char *path, const char *field, struct pa
     if (fd == -EISDIR)
         return err_set(e, EISDIR, "%s: %.150s is a directory", field, path);
     if (fd < 0)
-        return say(path, field, fd, vm, e);
+        return say(path, field, fd, e);
     if (fstat(fd, &st) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode))
         return err_set(e, EINVAL, "%s: %.150s is not a file or FIFO", field, path);
     return steal_fd(&fd);
 }
 
-int path_open_tun(const char *name, struct passed_fds *fds, struct err *e)
+// A tap that came with the process stays with it: each interface gets a descriptor of its own.
+// #syscalls:config dup
+static int handed_tap(struct vm *vm, const char *name)
 {
-    if (!strncmp(name, "fd:", 3)) {
-        int fd = take_fd(name, "host_dev_name", fds, e);
+    for (unsigned i = 0; i < vm->opts.ntaps; i++)
+        if (!strcmp(vm->opts.taps[i].name, name))
+            return dup(vm->opts.taps[i].fd);
+    return -1;
+}
+
+int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struct err *e)
+{
+    int handed = handed_tap(vm, name);
+    if (handed >= 0 || !strncmp(name, "fd:", 3)) {
+        int fd = handed >= 0 ? handed : take_fd(name, "host_dev_name", fds, e);
         if (fd < 0)
             return fd;
         int rc = net_tap_setup(fd, NULL, e);

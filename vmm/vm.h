@@ -42,6 +42,11 @@ enum vm_exit {
 enum vm_thread { VM_THREAD_VCPU, VM_THREAD_DEVICE, VM_THREAD_CONTROL, VM_THREAD_HELPER };
 enum vm_fd { VM_FD_KVM, VM_FD_VM, VM_FD_RING, VM_FD_VCPU };
 
+struct handed_tap { // an attached tap that came open with the process
+    const char *name;
+    int fd;
+};
+
 struct vm_opts {
     char id[CFG_ID_MAX + 1];
     bool boot_timer;
@@ -52,6 +57,8 @@ struct vm_opts {
     int serial_out; // where the guest's console goes unless serial_out_path says otherwise; -1:
                     // nowhere
     int serial_in;  // a terminal or pipe the console reads, or -1
+    const struct handed_tap *taps; // taken before /dev/net/tun is asked; outlive the vm
+    unsigned ntaps;
     uint64_t start_time_us, start_cpu_us, parent_cpu_us;
     // Confines the calling thread, and moves a descriptor to its fixed number (index: vCPU). NULL:
     // no-op.

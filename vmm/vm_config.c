@@ -186,7 +186,7 @@ int vm_put_net(struct vm *vm, const struct net_cfg *c, struct passed_fds *fds, s
     // descriptor.
     if (!replace || strcmp(vm->cfg.nets[at].host_dev_name, c->host_dev_name) ||
         !strncmp(c->host_dev_name, "fd:", 3)) {
-        int fd = path_open_tun(c->host_dev_name, fds, e);
+        int fd = path_open_tun(vm, c->host_dev_name, fds, e);
         if (fd < 0)
             return fd;
         if (replace)

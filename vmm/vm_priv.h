@@ -122,7 +122,7 @@ int path_open(struct vm *vm, const char *path, const char *field, int flags, str
 int path_open_sink(
     struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
     struct err *e); // log, metrics, serial: made when absent, may be a FIFO, never blocks
-int path_open_tun(const char *name, struct passed_fds *fds, struct err *e);
+int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struct err *e);
 
 // vm.c
 void vm_drop_disks(struct vm *vm);            // closes what was opened for drives and interfaces

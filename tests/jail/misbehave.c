@@ -107,7 +107,7 @@ static void act(const char *what)
     else if (!strcmp(what, "kill"))
         r = syscall(SYS_kill, -1, 9);
     else if (!strcmp(what, "ioctl"))
-        r = ioctl(JAIL_FD_KVM, 0xAE01, 0); // KVM_CREATE_VM, whose number only boot may use
+        r = ioctl(0, TIOCSTI, "x"); // typing into the terminal it was started from
     static const char text[] = "survived\n";
     (void)!syscall(SYS_write, 1, text, sizeof(text) - 1);
     syscall(SYS_exit_group, r < 0 ? 3 : 4);

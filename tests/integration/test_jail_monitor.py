@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real monitor, jailed and plain: what a live microVM holds (J4, J7), and what it cannot reach."""
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+import unittest
+
+import lib
+from test_jail import JAIL, SANITIZED, UID, GID, NAMESPACES, ns, status
+
+ARGS = "ip={guest} gw={host}"
+
+
+def setUpModule():
+    lib.need_root()
+    lib.need_kvm()
+
+
+class JailedMonitor(lib.Monitor):
+    """A monitor that mayfly-jail started; words are the jail's own."""
+
+    def __init__(self, sock, folder, words):
+        self.dir = folder
+        self.sock = sock
+        self.out_path, self.err_path = os.path.join(self.dir, "out"), os.path.join(self.dir, "err")
+        with open(self.out_path, "wb") as o, open(self.err_path, "wb") as e:
+            self.p = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=o, stderr=e)
+        self.wait_for(lambda: os.path.exists(self.sock) and self.try_connect(), 10, "API socket")
+
+
+class Base(unittest.TestCase):
+    def setUp(self):
+        import tempfile
+        self.dir = tempfile.mkdtemp(prefix="mayfly-jm-")
+        os.chmod(self.dir, 0o755)
+        self.data = os.path.join(self.dir, "data")
+        os.mkdir(self.data)
+        self.addCleanup(shutil.rmtree, self.dir, True)
+
+    def fill(self, folder):
+        shutil.copy(lib.guest(), os.path.join(folder, "kernel"))
+        with open(os.path.join(folder, "disk"), "wb") as f:
+            f.truncate(1 << 20)
+        for name in ("kernel", "disk"):
+            os.chown(os.path.join(folder, name), UID, GID)
+
+    def netns(self):
+        net = lib.Netns()
+        self.addCleanup(net.close)
+        return net
+
+    def end(self, m):
+        if m.p.poll() is None:
+            m.p.kill()
+        m.p.wait()
+
+    def strict(self, net, *tail):
+        self.fill(self.data)
+        m = JailedMonitor(os.path.join(self.dir, "api"), self.dir, [
+            JAIL, "--strict", "--id", f"m{os.getpid()}-{next(lib.COUNT)}", "--exec-file", lib.MAYFLY,
+            "--uid", str(UID), "--gid", str(GID), "--api-sock", os.path.join(self.dir, "api"),
+            "--netns", f"/run/netns/{net.name}", "--tap", "tap0", "--dir", self.data, "--", *tail])
+        self.addCleanup(self.end, m)
+        return m
+
+    def boot(self, m, net, folder="/data"):
+        m.put("/boot-source", kernel_image_path=f"{folder}/kernel",
+              boot_args=ARGS.format(guest=net.guest, host=net.host))
+        m.put("/drives/d", drive_id="d", path_on_host=f"{folder}/disk", is_root_device=False,
+              is_read_only=False)
+        m.put("/network-interfaces/e", iface_id="e", host_dev_name="tap0", guest_mac=net.mac)
+        m.put("/actions", action_type="InstanceStart")
+        self.assertEqual(net.http("GET", "/")[0], 200)
+
+    def power_off(self, m, net):
+        try:
+            net.http("GET", "/poweroff", retry=0, timeout=5)
+        except OSError:
+            pass
+        self.assertEqual(m.p.wait(10), 0, m.err() + m.out())
+
+    def assert_confined(self, pid):  # J7: every thread, no capability, two filters
+        tasks = os.listdir(f"/proc/{pid}/task")
+        self.assertGreaterEqual(len(tasks), 3)
+        for task in tasks:
+            st = status(f"{pid}/task/{task}")
+            if st["Name"].startswith("kvm-nx"):
+                continue  # the kernel's own worker, a copy of the control thread at that time
+            self.assertEqual((st["Seccomp"], st["NoNewPrivs"]), ("2", "1"), task)
+            self.assertEqual(st.get("Seccomp_filters", "2"), "2", st["Name"])
+            for cap in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                self.assertEqual(int(st[cap], 16), 0, cap)
+
+    def fds(self, pid):
+        out = {}
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                out[int(fd)] = re.sub(r"\[\d+\]", "", os.readlink(f"/proc/{pid}/fd/{fd}"))
+            except FileNotFoundError:
+                pass  # a connection that just ended
+        return out
+
+    def assert_fds(self, pid, files):
+        """The exact list: fixed numbers, the named files, and nothing else but eventfds below them."""
+        got = self.fds(pid)
+        fixed = {n: v for n, v in got.items() if n >= 200}
+        want = {209: "anon_inode:kvm-vm", 210: "anon_inode:[io_uring]", 214: "socket:",
+                224: "anon_inode:kvm-vcpu:0"}
+        for n in (208, 212, 213):  # /dev/kvm, and what not every host has
+            if n in fixed:
+                want[n] = fixed[n]
+        self.assertEqual(fixed, want)
+        rest = sorted(v for n, v in got.items() if 2 < n < 200 and v != "anon_inode:[eventfd]")
+        for pattern in files:
+            found = [v for v in rest if re.search(pattern, v)]
+            self.assertTrue(found, f"{pattern} in {rest}")
+            rest.remove(found[0])
+        self.assertEqual(rest, [])
+
+
+@unittest.skipIf(SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
+class Jailed(Base):
+    def test_strict(self):
+        net = self.netns()
+        m = self.strict(net)
+        self.boot(m, net)
+        with open(f"/proc/{m.p.pid}/task/{m.p.pid}/children") as f:
+            pid = int(f.read())
+        self.assert_confined(pid)
+        for name in NAMESPACES:
+            self.assertNotEqual(ns(pid, name), ns("self", name), name)
+        self.assertEqual(os.listdir(f"/proc/{pid}/root/"), ["data"])
+        self.assertNotIn("/dev/kvm", [v for n, v in self.fds(pid).items() if n < 200])
+        # Once its tap is in use: the tap as handed over and as attached, the disk, the log's stream.
+        self.assert_fds(pid, [r"/dev/net/tun|/net/tun|^/tun", r"/net/tun|^/tun", r"disk$", r"/out$", r"data$"])
+        with open(f"/proc/{pid}/limits") as f:
+            limit = int(re.search(r"Max open files +(\d+)", f.read())[1])
+        self.assertLess(limit, 120)
+        self.power_off(m, net)
+        self.assertFalse(os.path.exists(m.sock))
+        self.assertFalse(os.path.exists(f"/proc/{pid}"))
+
+    def test_strict_refuses_paths(self):
+        net = self.netns()
+        m = self.strict(net)
+        os.symlink("/kernel", os.path.join(self.data, "absolute"))
+        os.symlink("../kernel", os.path.join(self.data, "up"))
+        os.link("/etc/passwd" if os.stat("/etc/passwd").st_dev == os.stat(self.data).st_dev
+                else os.path.join(self.data, "kernel"), os.path.join(self.data, "hard"))
+        os.mkfifo(os.path.join(self.data, "fifo"))
+        for path in ("/etc/passwd", "/proc/self/mem", "/data/../etc/passwd", "/data/absolute", "/data/up",
+                     "/data/fifo", "/data", "/", "fd:0", "relative", lib.guest()):
+            with self.subTest(path):
+                code, body = m.api("PUT", "/boot-source", {"kernel_image_path": path}, check=False)
+                self.assertEqual(code, 400)
+                self.assertIn("kernel_image_path", body["fault_message"])
+        code, _ = m.api("PUT", "/network-interfaces/e", {"iface_id": "e", "host_dev_name": "tap1"}, False)
+        self.assertEqual(code, 400)
+
+    def test_compat(self):
+        """As orchestrators do it: the jailer first, files linked into its root afterwards."""
+        net = self.netns()
+        ident = f"m{os.getpid()}-{next(lib.COUNT)}"
+        base = os.path.join(self.dir, "jailer")
+        root = os.path.join(base, "mayfly", ident, "root")
+        m = JailedMonitor(os.path.join(root, "run", "api.socket"), self.dir, [
+            JAIL, "--id", ident, "--exec-file", lib.MAYFLY, "--uid", str(UID), "--gid", str(GID),
+            "--chroot-base-dir", base, "--netns", f"/run/netns/{net.name}",
+            "--resource-limit", "no-file=1024", "--", "--api-sock", "/run/api.socket"])
+        self.addCleanup(self.end, m)
+        self.fill(self.data)
+        for name in ("kernel", "disk"):
+            os.link(os.path.join(self.data, name), os.path.join(root, name))
+        self.boot(m, net, "")
+        self.assert_confined(m.p.pid)
+        with open(f"/proc/{m.p.pid}/mountinfo") as f:
+            self.assertEqual(len(f.readlines()), 1)
+        self.power_off(m, net)
+
+    def test_neighbours(self):
+        """Two microVMs with the same addresses and tap name, each in its own network namespace."""
+        nets, seen = [self.netns(), self.netns()], []
+        for net in nets:
+            self.dir = os.path.join(self.dir, "n")
+            self.data = os.path.join(self.dir, "data")
+            os.makedirs(self.data)
+            m = self.strict(net)
+            self.boot(m, net)
+        for net in nets:
+            seen.append(net.http("GET", "/")[1])
+        self.assertNotEqual(seen[0], seen[1])
+        for net, own in zip(nets, seen):
+            links = set(re.findall(r"^\d+: ([^:@]+)", net.exec("ip", "link").stdout, re.M))
+            self.assertLessEqual(links, {"lo", "tap0", "sit0", "ip6tnl0", "tunl0", "gre0", "gretap0",
+                                         "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"})
+            self.assertEqual(net.http("GET", "/")[1], own)
+        with self.assertRaises(OSError):  # and a third one reaches neither
+            self.netns().connect(timeout=1)
+
+
+class Plain(Base):
+    def test_confined(self):
+        net = self.netns()
+        self.fill(self.data)
+        os.chown(os.path.join(self.data, "disk"), 0, 0)  # root without capabilities opens its own alone
+        m = lib.Monitor("--allow-dir", self.data, netns=net)
+        self.addCleanup(self.end, m)
+        self.boot(m, net, self.data)
+        if not SANITIZED:
+            self.assert_confined(m.p.pid)
+            self.assert_fds(m.p.pid, [r"/net/tun", r"disk$", r"/out$", r"data$"])
+        with open(f"/proc/{m.p.pid}/environ", "rb") as f:
+            self.assertEqual(f.read().strip(b"\0"), b"")
+        st = os.stat(m.sock)
+        self.assertEqual(stat.S_IMODE(st.st_mode), 0o600)
+        self.power_off(m, net)
+
+    def test_paths(self):
+        self.fill(self.data)
+        outside = os.path.join(self.dir, "outside")
+        shutil.copy(lib.guest(), outside)
+        os.symlink(outside, os.path.join(self.data, "link"))
+        m = lib.Monitor("--allow-dir", self.data)
+        self.addCleanup(self.end, m)
+        for path in (outside, os.path.join(self.data, "link"), os.path.join(self.data, "..", "outside"),
+                     "/proc/self/exe", "/dev/null", "/dev/kvm"):
+            with self.subTest(path):
+                code, body = m.api("PUT", "/boot-source", {"kernel_image_path": path}, check=False)
+                self.assertEqual(code, 400)
+                self.assertIn("kernel_image_path", body["fault_message"])
+        m.put("/boot-source", kernel_image_path=os.path.join(self.data, "kernel"))
+
+    def test_paths_without_directories(self):
+        m = lib.Monitor()
+        self.addCleanup(self.end, m)
+        for path in ("/dev/null", "/dev/kvm", "/proc/self/exe", "/proc/1/root/etc/passwd", "/sys/kernel/notes"):
+            with self.subTest(path):
+                code, _ = m.api("PUT", "/boot-source", {"kernel_image_path": path}, check=False)
+                self.assertEqual(code, 400)
+        m.put("/boot-source", kernel_image_path=lib.guest())
+
+    def test_inherited(self):  # J3
+        extra = os.open("/etc/passwd", os.O_RDONLY)
+        os.set_inheritable(extra, True)
+        m = lib.Monitor(pass_fds=(extra,), env={"SECRET": "1"})
+        self.addCleanup(self.end, m)
+        os.close(extra)
+        self.assertNotIn("/etc/passwd", self.fds(m.p.pid).values())
+
+    def test_no_seccomp_changes_nothing(self):
+        if "debug" in os.path.basename(lib.BUILD):
+            self.skipTest("--no-seccomp has effect in debug builds")
+        m = lib.Monitor("--no-seccomp")
+        self.addCleanup(self.end, m)
+        m.wait_for(lambda: "filters stay on" in m.out() + m.err(), 5, "warning")
+        for task in os.listdir(f"/proc/{m.p.pid}/task"):
+            self.assertEqual(status(f"{m.p.pid}/task/{task}")["Seccomp"], "2")
+
+
+if __name__ == "__main__":
+    unittest.main()
