@@ -33,11 +33,6 @@ enum {
 };
 #define PHYS_EXP 3u // 4 KiB: the page cache's and the layer's block
 
-// Answers are handed over in small batches, so that the first of many does not wait for the last:
-// so many requests, or so many bytes moved by direct calls.
-#define BATCH_REQS  8u
-#define BATCH_BYTES (256 * KIB)
-
 static struct blk *of(struct vio_dev *d)
 {
     return (struct blk *)d;
@@ -78,113 +73,6 @@ static void blk_config_write(struct vio_dev *d, uint32_t off, const void *buf, u
     (void)off;
     (void)buf;
     (void)len;
-}
-
-// ---- the queue
-// ------------------------------------------------------------------------------------
-
-static struct blk_req *req_get(struct blk *b)
-{
-    struct blk_req *r = b->free;
-    if (r)
-        b->free = r->next;
-    else if (b->fresh < VIO_QUEUE_SIZE)
-        r = &b->pool[b->fresh++];
-    return r;
-}
-
-static void req_drop(struct blk *b, struct blk_req *r)
-{
-    r->next = b->free;
-    b->free = r;
-}
-
-// Asks the limiter for r's sake. false: r was put back and the timer will call.
-static bool admit(struct blk *b, struct blk_req *r)
-{
-    if (limiter_is_off(&b->limiter))
-        return true;
-    const uint64_t at = limiter_take(&b->limiter, r->bytes, now_ns());
-    if (at == 0)
-        return true;
-    virtq_unpop(&b->dev.queue[0], &r->c);
-    b->throttled = true;
-    blk_count(&b->m.throttled, 1);
-    b->dev.host->timer(b->dev.host->ctx, b->dev.slot, at);
-    return false;
-}
-
-// Takes one chain and goes with it as far as it goes. false: nothing more to take for now.
-static bool take_one(struct blk *b)
-{
-    struct vio_dev *d = &b->dev;
-    struct blk_req *r = req_get(b);
-    if (!r)
-        return false;
-    int rc = virtq_pop(&d->queue[0], &r->c);
-    if (rc <= 0) {
-        req_drop(b, r);
-        if (rc < 0)
-            vio_fault(d, "block queue: malformed ring or chain");
-        return false;
-    }
-    rc = req_parse(b, r);
-    if (rc == -EPROTO) {
-        req_drop(b, r);
-        vio_fault(d, "block request without a status byte");
-        return false;
-    }
-    if (rc == REQ_DONE && !admit(b, r)) {
-        req_drop(b, r);
-        return false;
-    }
-    b->inflight++;
-    b->direct += r->bytes;
-    if (rc == REQ_DONE)
-        rc = req_run(b, r);
-    if (rc != REQ_PENDING)
-        req_finish(b, r, rc);
-    return true;
-}
-
-static bool may_take(const struct blk *b)
-{
-    return b->dev.active && !b->throttled && !b->quiet && !b->swapping && !b->full;
-}
-
-void blk_answer(struct blk *b)
-{
-    if (b->batch && b->dev.active)
-        vio_signal(&b->dev, &b->dev.queue[0]);
-    b->batch = 0;
-    b->direct = 0;
-}
-
-static void blk_kick(struct vio_dev *d)
-{
-    struct blk *b = of(d);
-    struct virtq *q = &d->queue[0];
-    unsigned budget = q->s.size;
-    blk_count(&b->m.queue_events, 1);
-    req_retry(b);
-    while (may_take(b)) {
-        virtq_disable_kick(q);
-        while (budget > 0 && !b->full && take_one(b)) {
-            budget--;
-            if (b->batch >= BATCH_REQS || b->direct >= BATCH_BYTES)
-                blk_answer(b);
-        }
-        blk_answer(b);
-        if (!may_take(b))
-            break; // who stopped us calls again; until then the driver need not
-        if (budget == 0) {
-            d->host->again(d->host->ctx, d->slot);
-            break;
-        }
-        if (!virtq_enable_kick(q))
-            break;
-    }
-    blk_answer(b);
 }
 
 static void blk_timer(struct vio_dev *d)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inside virtio-blk: the device's state, its request pool, and what blk.c, blk_parse.c, blk_req.c
-// and blk_write.c ask of one another. Nothing outside virtio/blk*.c and its tests includes this.
+// Inside virtio-blk: the device's state, its request pool, and what blk.c, blk_queue.c,
+// blk_parse.c, blk_req.c and blk_write.c ask of one another. Nothing outside virtio/blk*.c and its
+// tests includes this.
 //
 // A request lives from virtq_pop to virtq_push. It is a small state machine: req_run moves it as
 // far as it goes without blocking and, where it would block, hands one operation to the ring; when
@@ -76,6 +77,8 @@ struct blk {
     struct blk_req *flushes, **fl_end; // flushes that wait for it
     unsigned batch;                    // finished since the driver was last told,
     uint64_t direct;                   // and bytes taken on since
+    uint64_t idle_ns;                  // when the queue was last seen empty
+    unsigned vain, skip;               // see await_next
     bool throttled;                    // until the timer
     bool quiet;                        // paused: take no new work
 };
@@ -117,6 +120,8 @@ ssize_t blk_read_now(struct blk_file *f, const struct iovec *iov, unsigned n, ui
 int req_write(struct blk *b, struct blk_req *r);
 int req_zero(struct blk *b, struct blk_req *r);
 int req_zero_landed(struct blk *b, struct blk_req *r, int res);
+
+void blk_kick(struct vio_dev *d); // vio_ops.kick
 
 // Tells the driver of what was finished since the last time.
 void blk_answer(struct blk *b);
