@@ -27,36 +27,23 @@ static int depth_scan(const struct json_doc *d, struct err *e)
     bool in_string = false;
     for (size_t i = 0; i < d->len; i++) {
         char c = d->text[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > JSON_DEPTH_MAX)
-                return json_fail(d, (int)i, e, "nesting deeper than %d", JSON_DEPTH_MAX);
-        } else if (c == '}' || c == ']') {
-            depth--;
-        }
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string)
+            i += c == '\\';
+        else if ((c == '{' || c == '[') && ++depth > JSON_DEPTH_MAX)
+            return json_fail(d, (int)i, e, "nesting deeper than %d", JSON_DEPTH_MAX);
+        else
+            depth -= c == '}' || c == ']';
     }
     return 0;
 }
 
 static int hex4(const char *p, const char *end)
 {
-    int v = 0;
-    for (int i = 0; i < 4; i++) {
-        char c = p + i < end ? p[i] : 0;
-        if (c >= '0' && c <= '9')
-            v = v * 16 + (c - '0');
-        else if ((c | 32) >= 'a' && (c | 32) <= 'f')
-            v = v * 16 + ((c | 32) - 'a' + 10);
-        else
-            return -1;
-    }
-    return v;
+    char b[5] = {0};
+    memcpy(b, p, (size_t)MIN(4, end - p));
+    return strspn(b, "0123456789abcdefABCDEF") == 4 ? (int)strtol(b, NULL, 16) : -1;
 }
 
 // One \ sequence at *p (behind the backslash): its code point, or -1. Surrogates only in pairs.

@@ -3,7 +3,6 @@
 #ifndef TESTS_UNIT_API_FAKE_H
 #define TESTS_UNIT_API_FAKE_H
 
-#include <check.h>
 #include <pthread.h>
 
 #include "vmm/log.h"

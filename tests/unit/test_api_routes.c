@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routes: every path, its time, its fields, its words; and that a refusal changes nothing.
+#include <check.h>
+
 #include "tests/unit/api_fake.h"
 
 #include "api-socket/api.h"

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The API socket: drip, pipelining, half-close, flood, slow peers, passed descriptors, stale files.
+#include <check.h>
+
 #include "tests/unit/api_fake.h"
 
 #include <fcntl.h>
