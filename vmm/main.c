@@ -2,6 +2,7 @@
 // main: wires the rooms. Everything is built, privileges are given away in four stages, threads start under
 // their filters, and only then is the first byte of configuration, API or guest read.
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -183,7 +184,7 @@ static int configure(struct monitor *m, struct err *e)
     return rc ? rc : a->config_file ? vm_start(m->vm, e) : 0;
 }
 
-// #syscalls:control exit_group
+// #syscalls:control exit_group brk
 static int run(struct monitor *m)
 {
     struct err e = {0};
@@ -219,6 +220,8 @@ int main(int argc, char **argv)
     struct monitor m = {0};
     struct err e = {0};
 
+    // One arena: a second one would reserve 128 MiB and make threads call mmap.
+    mallopt(M_ARENA_MAX, 1);
     // A peer that goes away is an error of a write, not the end of the microVM.
     signal(SIGPIPE, SIG_IGN);
     int rc = args_parse(argc, argv, &m.args, &e);
