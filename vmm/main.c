@@ -200,8 +200,10 @@ static int run(struct monitor *m)
         return VM_EXIT_FAILURE;
     }
     rc = configure(m, &e);
+    free(m->config);
     if (rc) {
         fprintf(stderr, "mayfly: %s\n", e.msg);
+        api_close(m->api);
         vm_free(m->vm);
         return VM_EXIT_CONFIG;
     }
@@ -211,6 +213,7 @@ static int run(struct monitor *m)
         LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);
     else
         fprintf(stderr, "mayfly: %s\n", rc ? strerror(-rc) : why);
+    api_close(m->api);
     vm_free(m->vm);
     return rc ? VM_EXIT_HOST : (int)status;
 }

@@ -298,7 +298,7 @@ START_TEST(descriptors_split) // on the first of two parts, and on the last
         memcpy(head, DRIVE, cut);
         head[cut] = 0;
         say_with(fd, head, &a[1], cut == 1);
-        say_with(fd, DRIVE + cut, &a[1], cut != 1);
+        say_with(fd, &DRIVE[cut], &a[1], cut != 1);
         ck_assert_int_eq(hear(fd, 1), 1);
         ck_assert_ptr_nonnull(strstr(got, " 204 "));
         close(vm.taken);
