@@ -47,9 +47,12 @@ static void look_at_configs(uint64_t now, bool progress, uint64_t *due)
 static void set_timer(uint64_t t)
 {
     static uint64_t armed;
+    static uint32_t fired;
     uint64_t now = rdtsc();
-    if (armed && (int64_t)(now - armed) >= 0) // it fired
+    // Asked of the interrupt count too: a monitor may fire a little before the hour.
+    if (irqs[0] != fired || (int64_t)(now - armed) >= 0)
         armed = 0;
+    fired = irqs[0];
     // An earlier alarm than needed costs one idle turn, less than setting it anew each time.
     if (!t || (armed && armed <= t))
         return;
