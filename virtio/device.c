@@ -212,6 +212,7 @@ int vio_load(struct vio_dev *d, const struct vio_state *in, struct err *e)
     }
     pthread_mutex_lock(&d->lock);
     int rc = 0;
+    deactivate(d); // a device that lived before starts from what is loaded alone
     d->s = *in;
     for (unsigned i = 0; i < VIO_MAX_QUEUES; i++)
         d->queue[i].s = in->q[i];

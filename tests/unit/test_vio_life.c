@@ -205,6 +205,9 @@ START_TEST(load_refuses_hostile_state)
     struct vio_state s = good;
     s.status |= VIO_ST_NEEDS_RESET;
     s.q[1].used = UINT64_MAX;
+    live(F_ALL); // nor does a device that was live before
+    ck_assert_int_eq(vio_load(dev, &s, NULL), 0);
+    ck_assert(!dev->active && !dev->queue[0].desc);
     vio_init(dev, &toy_ops, &host, &mem, 3);
     ck_assert_int_eq(vio_load(dev, &s, NULL), 0);
     ck_assert(!dev->active);
