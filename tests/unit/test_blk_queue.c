@@ -98,6 +98,21 @@ START_TEST(next_request_is_taken)
 }
 END_TEST
 
+// Q4: one call serves a queue-full at most, however much the driver refills, and asks for another.
+START_TEST(bounded_work)
+{
+    fx_req(&f, 0, REQ_GETID, 0, FX_DATA, 20);
+    for (unsigned i = 1; i < VIO_QUEUE_SIZE; i++) { // the same chain again: it is answered at once
+        le16_put(fx_at(&f, FX_AVAIL + 4 + 2 * i), 0);
+        le16_put(fx_at(&f, FX_AVAIL + 2), ++f.avail);
+    }
+    f.again = 0;
+    vio_kick(f.d);
+    ck_assert_uint_eq(fx_used(&f), VIO_QUEUE_SIZE);
+    ck_assert_uint_eq(f.again, 1);
+}
+END_TEST
+
 // Operations that land in one round of the loop are answered together, by the kick that follows.
 START_TEST(one_answer_for_a_round)
 {
@@ -208,9 +223,15 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {
-        batches, waits_in_vain_are_rare, next_request_is_taken, one_answer_for_a_round, full_ring,
-        limit,   limit_and_pause,        limit_and_reset};
+    const TTest *const tests[] = {batches,
+                                  bounded_work,
+                                  waits_in_vain_are_rare,
+                                  next_request_is_taken,
+                                  one_answer_for_a_round,
+                                  full_ring,
+                                  limit,
+                                  limit_and_pause,
+                                  limit_and_reset};
     Suite *s = suite_create("blk queue");
     TCase *t = tcase_create("blk queue");
     tcase_add_checked_fixture(t, setup, teardown);
