@@ -32,3 +32,16 @@ void vm_emit_metrics(struct vm *vm)
     if (metrics_write(&vm->metrics, &s, vm->metrics_fd) == -E2BIG)
         LOG_E(&vm->log, "a line of metrics exceeds %u bytes", METRICS_LINE);
 }
+
+#define METRICS_EVERY_NS (60 * NSEC_PER_SEC)
+
+// All lines are written by the device thread, so that no two mix; only where metrics were asked for does a
+// sleeping guest's monitor wake once a minute.
+int vm_metrics_round(void *ctx)
+{
+    struct vm *vm = ctx;
+
+    vm_emit_metrics(vm);
+    loop_timer(&vm->loop, SLOT_METRICS, now_ns() + METRICS_EVERY_NS);
+    return 0;
+}

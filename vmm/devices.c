@@ -123,7 +123,9 @@ static void on_timer(void *ctx, unsigned slot, uint64_t now)
 {
     struct vm *vm = ctx;
     (void)now;
-    if (slot == SLOT_SERIAL)
+    if (slot == SLOT_METRICS)
+        vm_metrics_round(vm);
+    else if (slot == SLOT_SERIAL)
         platform_serial_event(vm);
     else if (slot < vm->nslots)
         vio_timer(vm->slot[slot].d);

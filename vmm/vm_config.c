@@ -226,7 +226,7 @@ int vm_put_metrics(struct vm *vm, const struct metrics_cfg *c, struct passed_fds
     vm->metrics_fd = fd;
     vm->cfg.metrics = *c;
     vm->cfg.has_metrics = true;
-    vm_emit_metrics(vm);
+    loop_call(&vm->loop, vm_metrics_round, vm);
     return 0;
 }
 

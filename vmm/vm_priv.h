@@ -106,7 +106,8 @@ void platform_serial_event(struct vm *vm); // (D) a poll or timer of SLOT_SERIAL
 
 // devices.c: the device table, and services of the monitor for virtio.
 extern const struct loop_ops devices_loop_ops;
-#define SLOT_SERIAL CFG_MAX_DEVS // pseudo slot: stdin, serial output, its limiter
+#define SLOT_SERIAL  CFG_MAX_DEVS       // pseudo slot: stdin, serial output, its limiter
+#define SLOT_METRICS (CFG_MAX_DEVS + 1) // pseudo slot: a line of metrics every minute
 void devices_init(struct vm *vm);
 int devices_create(struct vm *vm, struct err *e); // from cfg and the descriptors opened for it
 int devices_attach(struct vm *vm, struct err *e); // ioeventfds, kicks watched
@@ -131,6 +132,7 @@ void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; t
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);
 
 // count.c
-void vm_emit_metrics(struct vm *vm); // metrics_fd is open
+void vm_emit_metrics(struct vm *vm); // (D), or C while no device thread runs
+int vm_metrics_round(void *vm); // (D) a line now, and the next in a minute // metrics_fd is open
 
 #endif
