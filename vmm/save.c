@@ -273,8 +273,8 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
         rc = restore_devices(&c);
     if (rc == 0 && o->new_identity)
         rc = new_identity(vm, e);
-    if (rc == 0 && vm->opts.confine)
-        rc = vm->opts.confine(VM_THREAD_CONTROL, e);
+    if (rc == 0)
+        rc = vm_configured(vm, e);
     if (rc)
         return rc;
     atomic_store(&vm->ready, in->ready);

@@ -239,6 +239,24 @@ static int load_guest(struct vm *vm, struct err *e)
     return rc;
 }
 
+static int helper_started(void *ctx)
+{
+    struct vm *vm = ctx;
+    struct err e = {0};
+
+    log_thread(&vm->log, "helper");
+    int rc = vm->opts.confine ? vm->opts.confine(VM_THREAD_HELPER, &e) : 0;
+    if (rc)
+        vm_end(vm, VM_EXIT_HOST, e.msg);
+    return rc;
+}
+
+int vm_configured(struct vm *vm, struct err *e)
+{
+    int rc = helper_start(&vm->helper, helper_started, vm, e);
+    return rc || !vm->opts.confine ? rc : vm->opts.confine(VM_THREAD_CONTROL, e);
+}
+
 int vm_start(struct vm *vm, struct err *e)
 {
     int rc = vm_refuse_state(vm, false, e);
@@ -262,7 +280,7 @@ int vm_start(struct vm *vm, struct err *e)
     close_fdp(&vm->kernel_fd);
     close_fdp(&vm->initrd_fd);
     vm->kernel_fd = vm->initrd_fd = -1;
-    if (vm->opts.confine && (rc = vm->opts.confine(VM_THREAD_CONTROL, e)))
+    if ((rc = vm_configured(vm, e)))
         return rc;
     if (atomic_load(&vm->pvm))
         LOG_W(&vm->log,

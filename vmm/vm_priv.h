@@ -10,6 +10,7 @@
 #include "virtio/net.h"
 #include "vmm/boot/boot.h"
 #include "vmm/dev/dev.h"
+#include "vmm/helper.h"
 #include "vmm/log.h"
 #include "vmm/loop.h"
 #include "vmm/mem/mem.h"
@@ -57,6 +58,7 @@ struct vm {
     unsigned nvcpus; // C
     bool armed;      // threads exist
 
+    struct helper helper;               // jobs from C
     struct loop loop;                   // D, with calls from any
     struct vio_host host;               // const after vm_new
     struct dev_slot slot[CFG_MAX_DEVS]; // table: C while quiet; devices: D
@@ -126,7 +128,9 @@ int path_open_sink(
 int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struct err *e);
 
 // vm.c
-void vm_drop_disks(struct vm *vm);            // closes what was opened for drives and interfaces
+int vm_configured(struct vm *vm,
+                  struct err *e);  // helper parked, control thread's final filter stacked
+void vm_drop_disks(struct vm *vm); // closes what was opened for drives and interfaces
 int vm_rebuild(struct vm *vm, struct err *e); // the VM in KVM made anew for cfg.machine
 void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; the first one counts
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);
