@@ -153,6 +153,8 @@ static int put_logger(struct api_call *c, union wire *w, struct err *e)
 PLAIN(put_boot, boot, vm_put_boot)
 PLAIN(put_metrics, metrics, vm_put_metrics)
 PLAIN(put_serial, serial, vm_put_serial)
+PLAIN(put_create, create, snapshot_create)
+PLAIN(put_load, load, snapshot_load)
 
 static int put_action(struct api_call *c, union wire *w, struct err *e)
 {
@@ -173,12 +175,6 @@ static int patch_vm(struct api_call *c, union wire *w, struct err *e)
     return w->state.resumed ? vm_resume(c->vm, e) : vm_pause(c->vm, e);
 }
 
-static int no_snapshot(struct api_call *c, union wire *w, struct err *e)
-{
-    (void)c, (void)w;
-    return err_set(e, ENOTSUP, "snapshots are not supported by this build");
-}
-
 // clang-format off
 static const struct route routes[] = {
     {VERB_GET, "", NULL, ANY, get_info, NULL, "", "instance_info"},
@@ -197,8 +193,8 @@ static const struct route routes[] = {
     {VERB_PUT, "metrics", NULL, PRE, put_metrics, &t_metrics, "Metrics error: ", "metrics"},
     {VERB_PUT, "serial", NULL, PRE, put_serial, &t_serial, "Serial config error: ", "serial"},
     {VERB_PATCH, "vm", NULL, POST, patch_vm, &t_state, "Internal Vmm error: ", NULL},
-    {VERB_PUT, "snapshot", "create", POST, no_snapshot, NULL, "Create snapshot error: ", NULL},
-    {VERB_PUT, "snapshot", "load", PRE, no_snapshot, NULL, "Load snapshot error: ", NULL},
+    {VERB_PUT, "snapshot", "create", POST, put_create, &t_create, "Create snapshot error: ", NULL},
+    {VERB_PUT, "snapshot", "load", PRE, put_load, &t_load, "Load snapshot error: ", NULL},
 };
 
 // What Firecracker has and Mayfly never will: the first part of the path, or of a configuration

@@ -121,4 +121,43 @@ static const struct json_field state_f[] = {
     {"state", J_ENUM, REQ, AT(state_wire, resumed), NO_HAS, .names = state_names},
 };
 const struct json_type t_state = TYPE(state_wire, state_f);
+
+static const char *const snapshot_names[] = {"Full", "Diff", NULL};
+static const struct json_field create_f[] = {
+    {"snapshot_path", J_STR, REQ, AT(snapshot_create, snapshot_path), NO_HAS, .min = 1},
+    {"mem_file_path", J_STR, REQ, AT(snapshot_create, mem_file_path), NO_HAS, .min = 1},
+    {"snapshot_type", J_ENUM, 0, AT(snapshot_create, type), NO_HAS, .names = snapshot_names},
+};
+const struct json_type t_create = TYPE(snapshot_create, create_f);
+
+static const char *const backend_names[] = {"File", "Uffd", NULL};
+static const struct json_field backend_f[] = {
+    {"backend_type", J_ENUM, REQ, AT(mem_backend_cfg, type), NO_HAS, .names = backend_names},
+    {"backend_path", J_STR, REQ, AT(mem_backend_cfg, path), NO_HAS, .min = 1},
+};
+static const struct json_type t_backend = TYPE(mem_backend_cfg, backend_f);
+static const struct json_field net_over_f[] = {
+    {"iface_id", J_STR, REQ, AT(net_override, iface_id), NO_HAS, .min = 1},
+    {"host_dev_name", J_STR, REQ, AT(net_override, host_dev_name), NO_HAS, .min = 1},
+};
+static const struct json_type t_net_over = TYPE(net_override, net_over_f);
+static const struct json_field drive_over_f[] = {
+    {"drive_id", J_STR, REQ, AT(drive_override, drive_id), NO_HAS, .min = 1},
+    {"path_on_host", J_STR, OPT, AT(drive_override, path_on_host), NO_HAS, .min = 1},
+    {"cow_path", J_STR, OPT, AT(drive_override, cow_path), NO_HAS, .min = 1},
+};
+static const struct json_type t_drive_over = TYPE(drive_override, drive_over_f);
+static const struct json_field load_f[] = {
+    {"snapshot_path", J_STR, REQ, AT(snapshot_load, snapshot_path), NO_HAS, .min = 1},
+    {"mem_file_path", J_STR, OPT, AT(snapshot_load, mem_file_path), NO_HAS, .min = 1},
+    {"mem_backend", J_OBJ, OPT, AT(snapshot_load, mem_backend), offsetof(struct snapshot_load, has_mem_backend), .sub = &t_backend},
+    {"track_dirty_pages", J_BOOL, OPT, AT(snapshot_load, track_dirty_pages), NO_HAS},
+    {"enable_diff_snapshots", J_BOOL, OPT, AT(snapshot_load, track_dirty_pages), NO_HAS},
+    {"resume_vm", J_BOOL, OPT, AT(snapshot_load, resume_vm), NO_HAS},
+    {"clock_realtime", J_BOOL, OPT, AT(snapshot_load, clock_realtime), NO_HAS},
+    {"any_cpu", J_BOOL, OPT, AT(snapshot_load, any_cpu), NO_HAS},
+    {"network_overrides", J_LIST, OPT, AT(snapshot_load, nets), offsetof(struct snapshot_load, nnets), .sub = &t_net_over},
+    {"drive_overrides", J_LIST, OPT, AT(snapshot_load, drives), offsetof(struct snapshot_load, ndrives), .sub = &t_drive_over},
+};
+const struct json_type t_load = TYPE(snapshot_load, load_f);
 // clang-format on

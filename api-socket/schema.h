@@ -7,6 +7,7 @@
 #define API_SCHEMA_H
 
 #include "api-socket/json.h"
+#include "snapshot/snapshot.h"
 #include "vmm/config.h"
 
 struct machine_wire {
@@ -50,9 +51,11 @@ union wire {
     struct serial_cfg serial;
     struct action_wire action;
     struct state_wire state;
+    struct snapshot_create create;
+    struct snapshot_load load;
 };
 
 extern const struct json_type t_machine, t_machine_patch, t_boot, t_drive, t_drive_patch, t_net,
-    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state;
+    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load;
 
 #endif

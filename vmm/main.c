@@ -110,6 +110,7 @@ static int build(struct monitor *m, struct err *e)
                         .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
                         .taps = m->tap,
                         .ntaps = m->ntaps,
+                        .pagemap_fd = fcntl(JAIL_FD_PAGEMAP, F_GETFD) < 0 ? 0 : JAIL_FD_PAGEMAP,
                         .serial_out = STDOUT_FILENO,
                         .serial_in = STDIN_FILENO,
                         .start_time_us = a->start_time_us,

@@ -126,6 +126,108 @@ int path_open_sink(struct vm *vm, const char *path, const char *field, struct pa
     return steal_fd(&fd);
 }
 
+// ---- files that appear whole or not at all
+// ------------------------------------------------------------------
+
+// The directory of path, and the last part of it in f->name.
+static int open_parent(struct vm *vm, const char *path, struct new_file *f)
+{
+    char dir[CFG_PATH_MAX];
+    const char *rest = path;
+    int base = AT_FDCWD;
+
+    for (unsigned i = 0; i < vm->opts.nallow && base == AT_FDCWD; i++) {
+        if (beneath(path, vm->opts.allow_dirs[i], &rest))
+            base = vm->opts.allow_fds[i];
+    }
+    if (vm->opts.nallow && base == AT_FDCWD)
+        return -EXDEV;
+    snprintf(dir, sizeof(dir), "%s", rest);
+    char *slash = strrchr(dir, '/');
+    const char *name = slash ? slash + 1 : dir;
+    if (!name[0] || !strcmp(name, ".") || !strcmp(name, ".."))
+        return -EISDIR;
+    if (strlen(name) >= sizeof(f->name))
+        return -ENAMETOOLONG;
+    snprintf(f->name, sizeof(f->name), "%s", name);
+    if (slash)
+        slash[slash == dir] = 0;
+    f->dir = open2(base, slash ? dir : ".", O_RDONLY | O_DIRECTORY,
+                   base == AT_FDCWD ? 0 : RESOLVE_BENEATH);
+    return MIN(f->dir, 0);
+}
+
+// A passed descriptor must be an empty file: nothing is ever written into one that may be mapped.
+static int take_new(const char *path, const char *field, struct passed_fds *fds, struct err *e)
+{
+    struct stat st;
+
+    _cleanup_(close_fdp) int fd = take_fd(path, field, fds, e);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size ||
+        (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        return err_set(e, EINVAL, "%s: descriptor %s is not an empty file open for writing", field,
+                       path);
+    return steal_fd(&fd);
+}
+
+int path_create(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
+                struct new_file *f, struct err *e)
+{
+    *f = (struct new_file){.fd = -1, .dir = -1};
+    if (!path[0])
+        return err_set(e, EINVAL, "%s: the path is empty", field);
+    if (!strncmp(path, "fd:", 3)) {
+        f->fd = take_new(path, field, fds, e);
+        return MIN(f->fd, 0);
+    }
+    int rc = open_parent(vm, path, f);
+    if (rc)
+        return say(path, field, rc, e);
+    snprintf(f->temp, sizeof(f->temp), ".%.200s.%llx.part", f->name, (unsigned long long)now_ns());
+    f->fd = open2(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL, RESOLVE_BENEATH);
+    if (f->fd >= 0)
+        return 0;
+    rc = say(path, field, f->fd, e);
+    f->temp[0] = 0;
+    path_abandon(f);
+    return rc;
+}
+
+// #syscalls:config fsync renameat2 unlinkat
+// #syscalls:control fsync renameat2 unlinkat
+int path_sync(struct new_file *f, const char *field, struct err *e)
+{
+    return fsync(f->fd) ? err_set(e, errno, "%s: fsync: %s", field, strerror(errno)) : 0;
+}
+
+int path_commit(struct new_file *const f[], unsigned n, struct err *e)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (f[i]->dir < 0)
+            continue;
+        if (syscall(SYS_renameat2, f[i]->dir, f[i]->temp, f[i]->dir, f[i]->name, 0))
+            return err_set(e, errno, "cannot name the new file %s: %s", f[i]->name,
+                           strerror(errno));
+        f[i]->temp[0] = 0;
+    }
+    for (unsigned i = 0; i < n; i++) // a file system that cannot sync a directory needs not
+        if (f[i]->dir >= 0 && fsync(f[i]->dir) && errno != EINVAL)
+            return err_set(e, errno, "cannot sync the directory of %s: %s", f[i]->name,
+                           strerror(errno));
+    return 0;
+}
+
+void path_abandon(struct new_file *f)
+{
+    if (f->dir >= 0 && f->temp[0])
+        unlinkat(f->dir, f->temp, 0);
+    close_fdp(&f->fd);
+    close_fdp(&f->dir);
+    f->fd = f->dir = -1;
+}
+
 // A tap that came with the process stays with it: each interface gets a descriptor of its own.
 // #syscalls:config dup
 static int handed_tap(struct vm *vm, const char *name)

@@ -30,7 +30,6 @@ struct saved_dev {
             uint64_t
                 bytes;   // of the image when saved: another size is refused; 0: any, and the guest
                          // is told that its drive changed (an override)
-            char id[20]; // GET_ID
             struct limiter limit;
         } blk;
         struct {
@@ -54,8 +53,9 @@ struct vm_saved {
     struct vcpu_state *vcpu; // nvcpus of them, allocated with the struct
 };
 
-// One allocation for the struct and its vCPUs; freed with free(). NULL: out of memory.
+// Zeroed, with its vCPUs; a mapping of its own, which every filter allows. NULL: out of memory.
 struct vm_saved *vm_saved_new(unsigned nvcpus);
+void vm_saved_free(struct vm_saved *s);
 
 // Copies the state of a paused VM. -EPERM: not paused.
 int vm_save(struct vm *vm, struct vm_saved *out, struct err *e);
@@ -89,5 +89,43 @@ int vm_dirty_track(struct vm *vm, bool on, struct err *e);
 // Moves the pages dirtied since the last call into bits (mem->size / PAGE_SIZE of them, in 64-bit words) by OR.
 // The VM may run. -EINVAL: not tracked.
 int vm_dirty_fetch(struct vm *vm, uint64_t *bits, struct err *e);
+
+// ---- what snapshot/ remembers of a microVM between requests --------------------------------------------------
+
+#define SNAP_ID 16
+
+enum mem_origin {
+    MEM_FRESH, // anonymous: what is present was written since the boot
+    MEM_FILE,  // a private map of mem_fd: what is anonymous was written since the load
+    MEM_PAGED, // anonymous behind a page server: what is absent exists elsewhere
+};
+
+struct vm_lineage {
+    enum mem_origin origin;
+    uint8_t seed[12]; // random, of this process: ids are made of it
+    uint32_t made;    // ids handed out
+    uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
+    int mem_fd;            // MEM_FILE: the file below; else -1
+};
+struct vm_lineage *vm_lineage(struct vm *vm);
+int vm_pagemap_fd(const struct vm *vm); // /proc/self/pagemap, or -1
+
+// ---- files: the paths of snapshots are opened by the same rules as all others (vmm/paths.c) ------------------
+
+// flags: O_RDONLY or O_RDWR. A regular file's descriptor, or -errno.
+int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
+              struct err *e);
+
+// A file that appears under its name only when it is whole: made beside it under another name.
+struct new_file {
+    int fd, dir; // dir -1: a descriptor was passed, which is written to as it is
+    char name[256], temp[280];
+};
+int path_create(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
+                struct new_file *f, struct err *e);
+int path_sync(struct new_file *f, const char *field, struct err *e); // the bytes are on disk
+// Gives all of them their names, in this order, replacing what was there, and makes that lasting.
+int path_commit(struct new_file *const f[], unsigned n, struct err *e);
+void path_abandon(struct new_file *f); // for _cleanup_: closes; what is not committed goes away
 
 #endif

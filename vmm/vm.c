@@ -28,7 +28,7 @@ static void set_defaults(struct vm *vm)
         vm->tap[i] = -1;
     for (unsigned i = 0; i < CFG_MAX_DEVS; i++)
         vm->slot[i].kick_fd = vm->slot[i].kick_file = -1;
-    vm->loop.wake_fd = -1;
+    vm->loop.wake_fd = vm->lineage.mem_fd = -1;
 }
 
 static int build(struct vm *vm, struct err *e)
@@ -52,6 +52,10 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     vm->opts = *o;
     vm->t_new = now_ns();
     vm->t_new_cpu = cpu_ns();
+    if (getrandom(vm->lineage.seed, sizeof(vm->lineage.seed), 0) < 0) {
+        free(vm);
+        return err_set(e, errno, "getrandom: %s", strerror(errno));
+    }
     log_init(&vm->log, o->id, STDOUT_FILENO);
     log_thread(&vm->log, "mayfly");
     platform_init(vm);
@@ -142,6 +146,7 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->initrd_fd);
     close_fdp(&vm->metrics_fd);
     close_fdp(&vm->exit_fd);
+    close_fdp(&vm->lineage.mem_fd);
     kvm_close(vm);
     free(vm->dirty_log);
     free(vm);

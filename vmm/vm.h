@@ -53,6 +53,7 @@ struct vm_opts {
     const char *const *allow_dirs; // --allow-dir, absolute
     const int *allow_fds;          // the same, opened O_PATH | O_DIRECTORY
     unsigned nallow;
+    int pagemap_fd; // /proc/self/pagemap, or 0: snapshots read all of memory
     int kvm_fd;     // /dev/kvm as handed in, or 0: opened by vm_new
     int serial_out; // where the guest's console goes unless serial_out_path says otherwise; -1:
                     // nowhere

@@ -15,6 +15,7 @@
 #include "vmm/loop.h"
 #include "vmm/mem/mem.h"
 #include "vmm/metrics.h"
+#include "vmm/state.h"
 #include "vmm/vcpu/state.h"
 #include "vmm/vcpu/vcpu.h"
 #include "vmm/vm.h"
@@ -53,6 +54,7 @@ struct vm {
     struct vcpu_caps caps;                // C: of vCPU state, as this host has them
     struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
     uint64_t *dirty_log;                  // C: scratch for KVM's log while pages are tracked
+    struct vm_lineage lineage;            // C
     struct vcpu_gate gate;                // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
@@ -120,8 +122,6 @@ struct dev_slot *devices_find(struct vm *vm, enum slot_kind kind, const char *id
 unsigned devices_layout(const struct vm *vm, struct boot_dev out[CFG_MAX_DEVS]);
 
 // paths.c: the only opener of paths.
-int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
-              struct err *e);
 int path_open_sink(
     struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
     struct err *e); // log, metrics, serial: made when absent, may be a FIFO, never blocks

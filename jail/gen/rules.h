@@ -35,6 +35,11 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
+// So is this one's (include/uapi/linux/fs.h, Linux 6.7): struct pm_scan_arg has 96 bytes.
+#ifndef PAGEMAP_SCAN
+#define PAGEMAP_SCAN _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
+#endif
+
 enum kind { K_vcpu, K_device, K_control, K_helper, K_config, K_boot, K_COUNT };
 static const char *const kind_name[] = {"vcpu", "device", "control", "helper", "config", "boot"};
 enum op { OP_ANY, OP_EQUAL, OP_CLEAR };

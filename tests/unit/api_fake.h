@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "vmm/log.h"
+#include "snapshot/snapshot.h"
 #include "vmm/vm.h"
 
 struct vm {
@@ -158,6 +159,20 @@ int vm_patch_net(struct vm *vm, const char *id, const struct limiter_cfg *rx,
     vm->had_rx = rx != NULL;
     vm->had_tx = tx != NULL;
     return did(vm, "patch_net", e);
+}
+
+int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passed_fds *fds,
+                    struct err *e)
+{
+    (void)vm, (void)c, (void)fds;
+    return err_set(e, ENOTSUP, "no snapshots here");
+}
+
+int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fds *fds,
+                  struct err *e)
+{
+    (void)vm, (void)l, (void)fds;
+    return err_set(e, ENOTSUP, "no snapshots here");
 }
 
 #endif

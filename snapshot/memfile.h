@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory files: guest RAM as one sparse file, and the trailer that says whose it is.
+//
+// RAM's regions lie back to back from offset 0, as Firecracker's; a page that a Full file does not
+// hold is a hole. At offset mem_size stands the trailer (docs/snapshot-format.md); a Diff's trailer
+// is followed by a bitmap of the pages it holds, so that a copy that fills holes loses nothing.
+#ifndef SNAPSHOT_MEMFILE_H
+#define SNAPSHOT_MEMFILE_H
+
+#include "vmm/mem/pages.h"
+#include "vmm/state.h"
+
+enum memfile_kind { MEMFILE_FULL = 1, MEMFILE_DIFF = 2 };
+
+struct memfile_head {
+    enum memfile_kind kind;
+    uint8_t id[SNAP_ID], parent[SNAP_ID]; // as in the state file
+    uint64_t mem_size;
+};
+
+// Writes the pages of `bits` and the trailer into an empty file. Full: a page of zeros is left out
+// (and its bit cleared).
+int memfile_write(int fd, const struct guest_mem *m, uint64_t *bits, const struct memfile_head *h,
+                  struct err *e);
+
+// Reads and checks the trailer. -EINVAL: not a memory file of ours, or damaged.
+int memfile_head(int fd, struct memfile_head *h, struct err *e);
+
+// Sets the bits of pages for which the file has data; the rest are holes, zeros.
+int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e);
+
+// Writes into the empty file `out` the Full memory file that `diff` makes of the Full `base`. Reads
+// diff's bitmap; touches neither input.
+int memfile_merge(int base, int diff, int out, struct err *e);
+
+#endif

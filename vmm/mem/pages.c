@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which pages are our own, and runs of them. PAGEMAP_SCAN is Linux 6.7; before, the page map itself is read.
+#include "vmm/mem/pages.h"
+
+#include <sys/ioctl.h>
+
+// Kernel ABI that linux-libc-dev 6.1 lacks (include/uapi/linux/fs.h).
+struct scan_region {
+    uint64_t start, end, categories;
+};
+struct scan_arg {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t inverted, mask, anyof, ret;
+};
+#define SCAN         _IOWR('f', 16, struct scan_arg)
+#define SCAN_FILE    (1u << 2)
+#define SCAN_PRESENT (1u << 3)
+#define SCAN_SWAPPED (1u << 4)
+#define SCAN_ZERO    (1u << 5)
+#define MAP_FILE_BIT (1ULL << 61) // file page or shared anonymous
+#define MAP_SWAPPED  (1ULL << 62)
+#define MAP_PRESENT  (1ULL << 63)
+
+uint8_t *pages_at(const struct guest_mem *m, uint64_t off, uint64_t *len)
+{
+    for (unsigned i = 0; i < m->n; i++) {
+        const struct mem_region *r = &m->r[i];
+        if (off - r->file_off < r->size) {
+            *len = r->size - (off - r->file_off);
+            return r->host + (off - r->file_off);
+        }
+    }
+    *len = 0;
+    return NULL;
+}
+
+void pages_set(uint64_t *bits, uint64_t first, uint64_t n)
+{
+    for (uint64_t end = first + n; first < end;) {
+        uint64_t at = first % 64, k = MIN(64 - at, end - first);
+        bits[first / 64] |= (k == 64 ? ~0ULL : (1ULL << k) - 1) << at;
+        first += k;
+    }
+}
+
+uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first)
+{
+    uint64_t p = *first, end;
+
+    while (p < npages && !(bits[p / 64] >> (p % 64) & 1)) {
+        uint64_t rest = bits[p / 64] >> (p % 64);
+        p = rest ? p + (unsigned)__builtin_ctzll(rest) : (p / 64 + 1) * 64;
+    }
+    for (end = p; end < npages && bits[end / 64] >> (end % 64) & 1;) {
+        uint64_t rest = ~(bits[end / 64] >> (end % 64));
+        end += MIN((unsigned)__builtin_ctzll(rest | 1ULL << 63), 64 - end % 64);
+    }
+    end = MIN(end, npages);
+    *first = p;
+    return p < end ? end - p : 0;
+}
+
+bool page_is_zero(const void *page)
+{
+    const char *p = page;
+    return le64_get(p) == 0 && !memcmp(p, p + 8, PAGE_SIZE - 8);
+}
+
+// #syscalls:config ioctl(PAGEMAP_SCAN@PAGEMAP)
+// #syscalls:control ioctl(PAGEMAP_SCAN@PAGEMAP)
+static int scan(const struct mem_region *r, int fd, uint64_t *bits)
+{
+    struct scan_region got[256];
+    uint64_t base = (uint64_t)(uintptr_t)r->host;
+    struct scan_arg a = {.size = sizeof(a),
+                         .start = base,
+                         .end = base + r->size,
+                         .vec = (uint64_t)(uintptr_t)got,
+                         .vec_len = ARRAY_SIZE(got),
+                         .inverted = SCAN_FILE | SCAN_ZERO,
+                         .mask = SCAN_FILE | SCAN_ZERO,
+                         .anyof = SCAN_PRESENT | SCAN_SWAPPED,
+                         .ret = SCAN_FILE}; // never set here: so neighbours come as one region
+    while (a.start < a.end) {
+        int n = ioctl(fd, SCAN, &a);
+        if (n < 0)
+            return -errno;
+        for (int i = 0; i < n; i++)
+            pages_set(bits, (got[i].start - base + r->file_off) / PAGE_SIZE,
+                      (got[i].end - got[i].start) / PAGE_SIZE);
+        a.start = a.walk_end;
+    }
+    return 0;
+}
+
+// #syscalls:config pread64
+// #syscalls:control pread64(@PAGEMAP)
+static int read_map(const struct mem_region *r, int fd, uint64_t *bits)
+{
+    uint64_t buf[512], base = (uint64_t)(uintptr_t)r->host / PAGE_SIZE, n = r->size / PAGE_SIZE;
+
+    for (uint64_t p = 0; p < n;) {
+        ssize_t got =
+            pread(fd, buf, MIN(sizeof(buf), (n - p) * 8), (off_t)((base + p) * sizeof(uint64_t)));
+        if (got <= 0 || got % 8)
+            return got < 0 ? -errno : -EIO;
+        for (ssize_t i = 0; i < got / 8; i++, p++)
+            if (buf[i] & (MAP_PRESENT | MAP_SWAPPED) && !(buf[i] & MAP_FILE_BIT))
+                pages_set(bits, r->file_off / PAGE_SIZE + p, 1);
+    }
+    return 0;
+}
+
+int pages_own(const struct guest_mem *m, int fd, uint64_t *bits, struct err *e)
+{
+    int rc = 0;
+
+    if (fd < 0)
+        pages_set(bits, 0, m->size / PAGE_SIZE);
+    for (unsigned i = 0; fd >= 0 && i < m->n && rc == 0; i++) {
+        rc = scan(&m->r[i], fd, bits);
+        if (rc == -ENOTTY || rc == -EINVAL)
+            rc = read_map(&m->r[i], fd, bits);
+    }
+    return rc ? err_set(e, EIO, "cannot read the page map: %s", strerror(-rc)) : 0;
+}
