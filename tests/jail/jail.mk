@@ -5,3 +5,8 @@ $(B)/misbehave: $(B)/obj/tests/jail/misbehave.o $(B)/libmayfly.a
 	$(Q)$(CC) $(LINK) -o $@ $^
 
 all: $(B)/misbehave
+
+# Nothing allowed that is never used: the suite again, every monitor under strace.
+.PHONY: check-syscalls
+check-syscalls: all
+	$(Q)python3 tests/jail/syscall_audit.py --build $(B)
