@@ -39,8 +39,12 @@ void api_loop_seen(uint64_t now, uint64_t slept_until, bool slept)
 
 bool api_tick(uint64_t now)
 {
-    if (deed && (int64_t)(now - deed_due) >= 0)
-        deed();
+    if (deed && (int64_t)(now - deed_due) >= 0) {
+        void (*now_due)(void) = deed;
+        deed = NULL;
+        deed_due = 0;
+        now_due();
+    }
     if (tick_due && (int64_t)(now - tick_due) >= 0) {
         ticks++;
         counter++;
@@ -79,14 +83,15 @@ static void stats(struct conn *c)
         c, 200, JSON,
         "{\"rx_packets\":%lu,\"rx_bytes\":%lu,\"rx_bad\":%lu,\"tx_packets\":%lu,\"tx_bytes\":%lu,"
         "\"tx_full\":%lu,\"irqs\":%lu,\"timer_irqs\":%u,\"isr_reads\":%lu,\"resets\":%lu,"
+        "\"announces\":%lu,"
         "\"tcp\":{\"accepted\":%lu,\"open\":%u,\"closed\":%lu,\"reset\":%lu,\"retransmits\":%lu,"
         "\"timeouts\":%lu,\"out_of_order\":%lu,\"bad_checksum\":%lu,\"no_room\":%lu},"
         "\"blk\":{\"devices\":%u,\"done\":%lu,\"errors\":%lu},\"requests\":%lu,\"generation\":%u}"
         "\n",
         n->rx_packets, n->rx_bytes, n->rx_bad, n->tx_packets, n->tx_bytes, n->tx_full, irq, irqs[0],
-        isr + (net.dev ? net.dev->isr_reads : 0), n->resets, t->accepted, tcp_open_count(),
-        t->closed, t->reset, t->retransmits, t->timeouts, t->out_of_order, t->bad_checksum,
-        t->no_room, blk_n, io, io_errors, requests, generation);
+        isr + (net.dev ? net.dev->isr_reads : 0), resets, n->announces, t->accepted,
+        tcp_open_count(), t->closed, t->reset, t->retransmits, t->timeouts, t->out_of_order,
+        t->bad_checksum, t->no_room, blk_n, io, io_errors, requests, generation);
 }
 
 static void tsc(struct conn *c)
@@ -114,13 +119,28 @@ static void on_off(struct conn *c, bool *flag)
     http_reply(c, 200, JSON, "{\"on\":%s}\n", *flag ? "true" : "false");
 }
 
+static void break_net(void)
+{
+    vq_break(&net.tx);
+}
+
+static void break_blk(void)
+{
+    if (blk_n)
+        vq_break(&blks[0].q);
+}
+
 // The answer goes out first; the deed follows 20 ms later.
 static bool power(struct conn *c)
 {
     static const struct {
         const char *path;
         void (*deed)(void);
-    } deeds[] = {{"/poweroff", power_off}, {"/reboot", reboot}, {"/crash", triple_fault}};
+    } deeds[] = {{"/poweroff", power_off},
+                 {"/reboot", reboot},
+                 {"/crash", triple_fault},
+                 {"/break/net", break_net},
+                 {"/break/blk", break_blk}};
     for (unsigned i = 0; i < ARRAY_SIZE(deeds); i++)
         if (http_is(c, "GET", deeds[i].path) || http_is(c, "POST", deeds[i].path)) {
             deed = deeds[i].deed;

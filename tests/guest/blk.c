@@ -15,12 +15,9 @@ void blk_read_config(struct blk *b)
     } while (rd32(b->dev->base + MMIO_GENERATION) != gen);
 }
 
-bool blk_start(struct vdev *d, uint16_t depth)
+static bool bring_up(struct blk *b, uint16_t depth)
 {
-    if (blk_n == BLK_MAX)
-        return false;
-    struct blk *b = &blks[blk_n];
-    b->dev = d;
+    struct vdev *d = b->dev;
     if (!vdev_start(d, BLK_F_SEG_MAX | BLK_F_RO | BLK_F_FLUSH | BLK_F_DISCARD | BLK_F_WRITE_ZEROES |
                            VIRTIO_F_EVENT_IDX) ||
         !vq_setup(&b->q, d, 0, depth))
@@ -28,16 +25,46 @@ bool blk_start(struct vdev *d, uint16_t depth)
     b->seg_max = 1;
     if (d->features & BLK_F_SEG_MAX)
         b->seg_max = MAX(1u, MIN(rd32(d->base + MMIO_CONFIG + 12), (uint32_t)BLK_SEGS));
+    blk_read_config(b);
+    vdev_ok(d);
+    return true;
+}
+
+bool blk_start(struct vdev *d, uint16_t depth)
+{
+    if (blk_n == BLK_MAX)
+        return false;
+    struct blk *b = &blks[blk_n];
+    b->dev = d;
+    if (!bring_up(b, depth))
+        return false;
     b->reqs = arena(sizeof(*b->reqs) * BLK_REQS, 64);
-    b->free = NULL;
     for (unsigned i = MIN(BLK_REQS, (unsigned)b->q.size); i--;) {
         b->reqs[i].next = b->free;
         b->free = &b->reqs[i];
     }
-    blk_read_config(b);
-    vdev_ok(d);
     blk_n++;
     return true;
+}
+
+static void finish(struct blk_req *r, uint8_t status)
+{
+    struct blk *b = r->dev;
+    b->done++;
+    b->errors += status != 0;
+    r->flying = false;
+    r->next = b->free;
+    b->free = r;
+    r->done(r, status);
+}
+
+void blk_restart(struct blk *b)
+{
+    if (!bring_up(b, b->q.size))
+        return;
+    for (unsigned i = 0; i < MIN(BLK_REQS, (unsigned)b->q.size); i++)
+        if (b->reqs[i].flying)
+            finish(&b->reqs[i], 255);
 }
 
 bool blk_submit(struct blk *b, enum blk_type type, uint64_t sector, void *buf, uint32_t len,
@@ -75,6 +102,7 @@ bool blk_submit(struct blk *b, enum blk_type type, uint64_t sector, void *buf, u
         return false;
     b->free = r->next;
     r->dev = b;
+    r->flying = true;
     r->done = done;
     r->ctx = ctx;
     r->tsc = rdtsc();
@@ -94,11 +122,7 @@ bool blk_poll(void)
     for (unsigned i = 0; i < blk_n; i++)
         for (struct blk_req *r; (r = vq_get(&blks[i].q, &len));) {
             any = true;
-            blks[i].done++;
-            blks[i].errors += r->status != 0;
-            r->next = blks[i].free;
-            blks[i].free = r;
-            r->done(r, *(volatile uint8_t *)&r->status);
+            finish(r, *(volatile uint8_t *)&r->status);
         }
     return any;
 }

@@ -36,6 +36,7 @@ struct blk_req {
     uint8_t status;
     struct blk *dev;
     struct blk_req *next; // free list
+    bool flying;
     blk_done *done;
     void *ctx;
     uint64_t tsc; // when it was given to the device
@@ -57,6 +58,7 @@ extern struct blk blks[BLK_MAX];
 extern unsigned blk_n;
 
 bool blk_start(struct vdev *d, uint16_t depth); // a new entry of blks
+void blk_restart(struct blk *b); // after NEEDS_RESET: what was under way ends with status 255
 // False when the ring is full or the device takes no such request. `done` runs from blk_poll.
 bool blk_submit(struct blk *b, enum blk_type type, uint64_t sector, void *buf, uint32_t len,
                 blk_done *done, void *ctx);

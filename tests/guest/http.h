@@ -19,6 +19,9 @@ uint64_t http_query_u64(const struct conn *c, const char *key, uint64_t def);
 
 void http_resume(struct conn *c); // the disk has room again for a body
 
+// main.c
+extern uint64_t resets; // devices that were started again after NEEDS_RESET
+
 // api.c
 extern uint64_t requests;
 void api_init(void);

@@ -8,6 +8,7 @@
 
 static struct vdev devs[DEV_MAX];
 static unsigned dev_n;
+uint64_t resets;
 
 static void find_devices(void)
 {
@@ -26,14 +27,21 @@ static void find_devices(void)
 
 static void config_changed(struct vdev *d)
 {
-    if (d == net.dev)
+    bool broken =
+        vdev_status(d) & VIRTIO_NEEDS_RESET; // 2.1.2: told by a configuration interrupt, too
+    resets += broken;
+    if (d == net.dev && broken) {
+        tcp_unhold_all(NULL); // their buffers go back to the device
+        net_start(d);
+    } else if (d == net.dev) {
         net_config_changed();
+    }
     for (unsigned i = 0; i < blk_n; i++)
         if (blks[i].dev == d)
-            disk_config_changed(&blks[i]);
+            broken ? blk_restart(&blks[i]) : disk_config_changed(&blks[i]);
 }
 
-// True when a register was looked at; *due gets the earliest time one must be.
+// *due gets the earliest time that a status register must be read.
 static void look_at_configs(uint64_t now, bool progress, uint64_t *due)
 {
     for (unsigned i = 0; i < dev_n; i++) {

@@ -210,6 +210,11 @@ void net_send(uint8_t *frame, uint32_t len, const struct offload *o)
     net.stats.tx_bytes += len;
 }
 
+uint64_t net_tx_done(void)
+{
+    return net.stats.tx_packets - (uint16_t)(net.tx.avail_idx - net.tx.used[1]);
+}
+
 bool net_send_ring(void *buf, uint32_t len)
 {
     struct sg sg = {buf, len};
@@ -263,6 +268,7 @@ void net_config_changed(void)
         return;
     ip_announce();
     net_flush();
+    net.stats.announces++;
     uint32_t len;
     while (vq_get(&net.ctrl, &len))
         ;

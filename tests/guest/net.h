@@ -33,7 +33,7 @@ struct offload {
 };
 
 struct net_stats {
-    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes, tx_full, rx_bad, resets;
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes, tx_full, rx_bad, announces;
 };
 
 struct net {
@@ -48,6 +48,7 @@ extern struct net net;
 bool net_start(struct vdev *d);
 bool net_poll(void);           // true when packets or completions came
 bool net_arm(void);            // before sleep; true: something came meanwhile
+uint64_t net_tx_done(void);    // of all frames given away so far, how many have left
 void net_config_changed(void); // announce when the device asks for it
 bool net_keep(
     const struct pkt *p); // within its handler: it stays valid until net_drop; false: no room

@@ -275,7 +275,7 @@ static void take_text(struct conn *c, const struct pkt *p, uint32_t at, uint32_t
 void tcp_unhold_all(const struct conn *c)
 {
     for (unsigned i = 0; i < TCP_HELD; i++)
-        if (held[i].conn == c)
+        if (held[i].conn && (!c || held[i].conn == c))
             unhold(&held[i]);
 }
 

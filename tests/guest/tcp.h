@@ -67,7 +67,8 @@ struct conn {
     uint64_t una, nxt, max,
         end; // acknowledged, next to send, highest sent, end of what there is to send
     uint64_t recover, wnd, cwnd, ssthresh;
-    uint64_t seen;                                // TSC of the last segment
+    uint64_t seen; // TSC of the last segment
+    uint64_t sent; // frames given to the device when the last segment was
     uint64_t rtt_off, rtt_tsc, srtt, rttvar, rto; // TSC cycles; rtt_tsc 0: nothing is being timed
     uint32_t mss;
     uint8_t snd_scale, rcv_scale, dupacks, retries;
@@ -109,7 +110,7 @@ void tcp_reset_for(const struct pkt *p, uint32_t src, uint32_t at, uint32_t n);
 void tcp_syn_ack(struct conn *c);
 bool tcp_segment(struct conn *c, uint64_t off, uint32_t n, uint8_t flags);
 void tcp_free(struct conn *c);
-void tcp_unhold_all(const struct conn *c); // tcp.c
+void tcp_unhold_all(const struct conn *c); // tcp.c; NULL: of every connection
 void tcp_set_timer(struct conn *c);
 
 #define TH_FIN 1

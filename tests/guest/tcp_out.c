@@ -54,6 +54,7 @@ static void finish(struct conn *c, uint8_t *f, uint32_t seq, uint8_t flags, uint
         o.gso_size = (uint16_t)c->mss;
     net_send(f, ETH_HLEN + IP_HLEN + len, net.tx_csum ? &o : NULL);
     c->ack_due = false;
+    c->sent = net.stats.tx_packets;
 }
 
 bool tcp_segment(struct conn *c, uint64_t off, uint32_t n, uint8_t flags)
@@ -202,6 +203,11 @@ void tcp_flush(void)
 
 static void expired(struct conn *c)
 {
+    // What a rate limiter still holds in our ring is not lost, and sent again it would only wait behind itself.
+    if (c->sent > net_tx_done()) {
+        tcp_set_timer(c);
+        return;
+    }
     tcp_stats.timeouts++;
     bool closed_window = c->state != TCP_SYN_RCVD && !c->wnd && c->una < c->end;
     if (!closed_window && ++c->retries > MAX_RETRIES) {

@@ -135,6 +135,15 @@ void vq_kick(struct vq *q)
         wr32(q->dev->base + MMIO_NOTIFY, q->index);
 }
 
+void vq_break(struct vq *q)
+{
+    q->avail[2 + (q->avail_idx++ & (q->size - 1))] = 0xffff;
+    BARRIER();
+    q->avail[1] = q->avail_idx;
+    q->kicked = q->avail_idx;
+    wr32(q->dev->base + MMIO_NOTIFY, q->index);
+}
+
 bool vq_pending(const struct vq *q)
 {
     return q->used[1] != q->last_used;

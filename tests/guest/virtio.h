@@ -100,6 +100,7 @@ void vq_kick(struct vq *q);                // one doorbell for all since the las
 void *vq_get(struct vq *q, uint32_t *len); // a used buffer's cookie, or NULL
 bool vq_arm(struct vq *q,
             uint16_t after); // interrupt once `after` more are used; true: that is already so
+void vq_break(struct vq *q); // publishes a head that cannot be, to see NEEDS_RESET come
 bool vq_pending(const struct vq *q);
 
 #endif
