@@ -62,6 +62,14 @@ def cgroup_v2(*controllers):
     raise unittest.SkipTest(f"this host has no cgroup v2 controllers {', '.join(controllers)}")
 
 
+def pids_group(limit):
+    """(flags that limit tasks, where the groups are), by whichever version this host has."""
+    try:
+        return ["--cgroup", f"pids.max={limit}"], cgroup_v1("pids")
+    except unittest.SkipTest:
+        return ["--cgroup-version", "2", "--cgroup", f"pids.max={limit}"], cgroup_v2("pids")
+
+
 class Base(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="mayfly-jail-")
@@ -484,14 +492,14 @@ class Strict(Base):
             net.close()
 
     def test_same_id_twice(self):  # J2, strict: made exclusively
-        cgroup_v1("pids")
-        p = self.hold(self.strict_words("--cgroup", "pids.max=50", tail=["hold"]))
+        flags, where = pids_group(50)
+        p = self.hold(self.strict_words(*flags, tail=["hold"]))
         first, self.sock = self.sock, self.sock + "2"
-        self.refused(self.strict_words("--cgroup", "pids.max=50"), "exists already")
+        self.refused(self.strict_words(*flags), "exists already")
         self.assertTrue(os.path.exists(first))
         p.terminate()
         p.wait(10)
-        self.assertFalse(os.path.exists(os.path.join(cgroup_v1("pids"), "misbehave", self.id)))
+        self.assertFalse(os.path.exists(os.path.join(where, "misbehave", self.id)))
 
     def test_cgroup_v1(self):
         pids = cgroup_v1("pids")
@@ -517,8 +525,7 @@ class Strict(Base):
         self.assertFalse(os.path.exists(f"{mount}/misbehave/{self.id}"))
 
     def test_pids_limit_holds(self):
-        cgroup_v1("pids")
-        p = self.run_jail(self.strict_words("--cgroup", "pids.max=1", tail=["hold"]), )
+        p = self.run_jail(self.strict_words(*pids_group(1)[0], tail=["hold"]))
         self.assertNotEqual(p.returncode, 0)
         self.assertNotIn("confined", p.stdout)
 
