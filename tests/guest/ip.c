@@ -25,7 +25,7 @@ void ip_init(void)
         ip.addr = 0xac100002; // 172.16.0.2
     else if (*s == '/' && s++)
         len = (uint32_t)str_u64(&s);
-    ip.mask = len ? ~0u << (32 - MIN(len, 32u)) : 0;
+    ip.mask = (uint32_t)(0xffffffffull << (32 - MIN(len, 32u)));
     if (!g || !parse_ip(&g, &ip.gw))
         ip.gw = (ip.addr & ip.mask) + 1;
 }
