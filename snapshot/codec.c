@@ -63,7 +63,7 @@ static uint32_t move_count(struct codec *c, uint32_t n, uint32_t max, size_t siz
 static void move_bool(struct codec *c, void *v)
 {
     uint8_t b = 0;
-    memcpy(&b, v, c->out);
+    memcpy(&b, v, c->out ? 1 : 0);
     move(c, &b, 1);
     c->bad |= b > 1;
     if (!c->bad)

@@ -149,7 +149,7 @@ static int open_parent(struct vm *vm, const char *path, struct new_file *f)
         return -EISDIR;
     if (strlen(name) >= sizeof(f->name))
         return -ENAMETOOLONG;
-    snprintf(f->name, sizeof(f->name), "%s", name);
+    snprintf(f->name, sizeof(f->name), "%.255s", name);
     if (slash)
         slash[slash == dir] = 0;
     f->dir = open2(base, slash ? dir : ".", O_RDONLY | O_DIRECTORY,

@@ -28,8 +28,8 @@ struct saved_dev {
         struct {
             struct drive_cfg cfg; // path as configured; an override replaces it before vm_restore
             uint64_t
-                bytes;   // of the image when saved: another size is refused; 0: any, and the guest
-                         // is told that its drive changed (an override)
+                bytes; // of the image when saved: another size is refused; 0: any, and the guest
+                       // is told that its drive changed (an override)
             struct limiter limit;
         } blk;
         struct {
@@ -102,8 +102,8 @@ enum mem_origin {
 
 struct vm_lineage {
     enum mem_origin origin;
-    uint8_t seed[12]; // random, of this process: ids are made of it
-    uint32_t made;    // ids handed out
+    uint8_t seed[12];      // random, of this process: ids are made of it
+    uint32_t made;         // ids handed out
     uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
     int mem_fd;            // MEM_FILE: the file below; else -1
 };

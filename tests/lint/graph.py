@@ -3,7 +3,8 @@
 """Walks the #include graph of the rooms and fails on an arrow that points the wrong way.
 
 Also holds the house's sizes: files of at most 400 lines, functions of at most 60, and fewer than 10,000
-lines of C in the trusted base.
+lines of C in the trusted base. A line of C is one with code in it: blank lines and lines that hold nothing
+but a comment do not count there (they do for files and functions); both figures are printed.
 """
 import glob
 import os
@@ -32,6 +33,7 @@ CONFIG_NEEDS = {"vmm/config.h": ["virtio/ratelimit.h"]}
 WIRES_ALL = {"vmm/main.c"}
 TRUSTED = ["vmm", "vmm/mem", "vmm/vcpu", "vmm/dev", "vmm/boot", "virtio", "jail", "jail/cmd", "jail/gen",
            "api-socket", "snapshot"]
+LIMIT = 10000
 
 
 def room_of(path):
@@ -53,6 +55,13 @@ def allowed(src, inc):
     return any(inc.startswith(p) for p in ROOMS[room])
 
 
+def code_lines(text):
+    """Lines with code in them: comments and blanks are taken out, literals are left alone."""
+    token = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|//[^\n]*|/\*.*?\*/', re.S)
+    bare = token.sub(lambda m: re.sub(r"[^\n]", "", m[0]) if m[0][0] == "/" else m[0], text)
+    return sum(1 for line in bare.split("\n") if line.strip())
+
+
 def functions(lines):
     """(name line, length) of every function: a brace in column 0 opens, one closes."""
     start = None
@@ -66,14 +75,16 @@ def functions(lines):
 
 
 def main():
-    bad, base = [], 0
+    bad, base, code = [], 0, 0
     files = sorted(f for r in ROOMS for f in glob.glob(os.path.join(ROOT, r, "*.[ch]")))
     for f in files:
         rel = os.path.relpath(f, ROOT)
         with open(f) as h:
-            lines = h.read().splitlines()
+            text = h.read()
+        lines = text.splitlines()
         if os.path.dirname(rel) in TRUSTED:
             base += len(lines)
+            code += code_lines(text)
         if len(lines) > 400:
             bad.append(f"{rel}: {len(lines)} lines, 400 allowed")
         for at, n in functions(lines):
@@ -85,11 +96,12 @@ def main():
             m = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
             if m and room_of(m[1]) and not allowed(rel, m[1]):
                 bad.append(f"{rel}:{i}: {room_of(rel)} may not include {m[1]}")
-    if base >= 10000:
-        bad.append(f"the trusted base has {base} lines, fewer than 10,000 allowed")
+    if code >= LIMIT:
+        bad.append(f"the trusted base has {code} lines of code, fewer than {LIMIT} allowed")
     for b in bad:
         print(b)
-    print(f"include graph and sizes: {len(files)} files, {base} lines in the trusted base, {len(bad)} faults")
+    print(f"include graph and sizes: {len(files)} files; trusted base: {code} lines of code, {base} with comments and "
+          f"blanks; {len(bad)} faults")
     return 1 if bad else 0
 
 
