@@ -76,10 +76,10 @@ class Base(unittest.TestCase):
         os.chmod(self.dir, 0o755)
         self.base = os.path.join(self.dir, "base")
         self.sock = os.path.join(self.dir, "api")
-        self.id = f"t{os.getpid()}-{next(lib.COUNT)}"
+        self.vm_id = f"t{os.getpid()}-{next(lib.COUNT)}"
         self.exec = os.path.join(self.dir, "misbehave")
         shutil.copy(GUEST, self.exec)
-        self.root = os.path.join(self.base, "misbehave", self.id, "root")
+        self.root = os.path.join(self.base, "misbehave", self.vm_id, "root")
         self.running = []
 
     def tearDown(self):
@@ -90,11 +90,11 @@ class Base(unittest.TestCase):
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def compat_words(self, *flags, tail=()):
-        return [JAIL, "--id", self.id, "--exec-file", self.exec, "--uid", str(UID), "--gid", str(GID),
+        return [JAIL, "--id", self.vm_id, "--exec-file", self.exec, "--uid", str(UID), "--gid", str(GID),
                 "--chroot-base-dir", self.base, *flags, "--", *tail]
 
     def strict_words(self, *flags, tail=(), ids=True):
-        return [JAIL, "--strict", "--id", self.id, "--exec-file", self.exec, "--api-sock", self.sock,
+        return [JAIL, "--strict", "--id", self.vm_id, "--exec-file", self.exec, "--api-sock", self.sock,
                 *(["--uid", str(UID), "--gid", str(GID)] if ids else []), *flags, "--", *tail]
 
     def run_jail(self, words, **kw):
@@ -251,7 +251,7 @@ class Compat(Base):
         victim = os.path.join(self.dir, "victim")
         os.mkdir(victim)
         parts = [os.path.join(self.base, "misbehave"),
-                 os.path.join(self.base, "misbehave", self.id), self.root]
+                 os.path.join(self.base, "misbehave", self.vm_id), self.root]
         for part in parts:
             for kind in ("symlink", "fifo", "file"):
                 with self.subTest(f"{kind} at {os.path.relpath(part, self.base)}"):
@@ -292,7 +292,7 @@ class Compat(Base):
     def test_swap_race(self):  # J1: the directory becomes a link to elsewhere while the jail is built
         victim = os.path.join(self.dir, "victim")
         os.makedirs(os.path.join(victim, "root"))
-        part = os.path.join(self.base, "misbehave", self.id)
+        part = os.path.join(self.base, "misbehave", self.vm_id)
         link = part + ".link"
         os.makedirs(part)
         os.symlink(victim, link)
@@ -340,17 +340,17 @@ class Compat(Base):
         try:
             with open(f"/proc/{p.pid}/cgroup") as f:
                 text = f.read()
-            self.assertIn(f"pids:/{parent}/{self.id}", text)
-            self.assertRegex(text, f"cpuset:/{parent}/{self.id}")
-            with open(f"{pids}/{parent}/{self.id}/pids.max") as f:
+            self.assertIn(f"pids:/{parent}/{self.vm_id}", text)
+            self.assertRegex(text, f"cpuset:/{parent}/{self.vm_id}")
+            with open(f"{pids}/{parent}/{self.vm_id}/pids.max") as f:
                 self.assertEqual(f.read(), "77\n")
-            with open(f"{cpuset}/{parent}/{self.id}/cpuset.mems") as f:
+            with open(f"{cpuset}/{parent}/{self.vm_id}/cpuset.mems") as f:
                 self.assertTrue(f.read().strip())
         finally:
             p.kill()
             p.wait()
             for mount in (pids, cpuset):
-                os.rmdir(f"{mount}/{parent}/{self.id}")
+                os.rmdir(f"{mount}/{parent}/{self.vm_id}")
                 os.rmdir(f"{mount}/{parent}")
 
 
@@ -499,15 +499,15 @@ class Strict(Base):
         self.assertTrue(os.path.exists(first))
         p.terminate()
         p.wait(10)
-        self.assertFalse(os.path.exists(os.path.join(where, "misbehave", self.id)))
+        self.assertFalse(os.path.exists(os.path.join(where, "misbehave", self.vm_id)))
 
     def test_cgroup_v1(self):
         pids = cgroup_v1("pids")
         p = self.hold(self.strict_words("--cgroup", "pids.max=50", tail=["hold"]))
         pid = self.child(p)
         with open(f"/proc/{pid}/cgroup") as f:
-            self.assertIn(f"pids:/misbehave/{self.id}\n", f.read())
-        with open(f"{pids}/misbehave/{self.id}/cgroup.procs") as f:
+            self.assertIn(f"pids:/misbehave/{self.vm_id}\n", f.read())
+        with open(f"{pids}/misbehave/{self.vm_id}/cgroup.procs") as f:
             self.assertEqual(f.read().split(), [str(pid)])  # the supervisor is not held to it
 
     def test_cgroup_v2(self):
@@ -516,13 +516,13 @@ class Strict(Base):
                                         "memory.max=104857600", "--cgroup", "cpu.weight=50", tail=["hold"]))
         pid = self.child(p)
         with open(f"/proc/{pid}/cgroup") as f:
-            self.assertIn(f"0::/misbehave/{self.id}", f.read())
+            self.assertIn(f"0::/misbehave/{self.vm_id}", f.read())
         for name, value in (("pids.max", "50"), ("memory.max", "104857600"), ("cpu.weight", "50")):
-            with open(f"{mount}/misbehave/{self.id}/{name}") as f:
+            with open(f"{mount}/misbehave/{self.vm_id}/{name}") as f:
                 self.assertEqual(f.read().strip(), value)
         p.terminate()
         p.wait(10)
-        self.assertFalse(os.path.exists(f"{mount}/misbehave/{self.id}"))
+        self.assertFalse(os.path.exists(f"{mount}/misbehave/{self.vm_id}"))
 
     def test_pids_limit_holds(self):
         p = self.run_jail(self.strict_words(*pids_group(1)[0], tail=["hold"]))
@@ -534,12 +534,12 @@ class Strict(Base):
         self.assertEqual(p.returncode, 0, p.stderr)
         # Who listens: the supervisor is the parent of the only process with this id.
         found = [int(d) for d in os.listdir("/proc") if d.isdigit() and self.cmdline(d).startswith(
-            b"misbehave\0--id\0" + self.id.encode())]
+            b"misbehave\0--id\0" + self.vm_id.encode())]
         end = time.monotonic() + 10
         while not found and time.monotonic() < end:
             time.sleep(0.01)
             found = [int(d) for d in os.listdir("/proc") if d.isdigit() and self.cmdline(d).startswith(
-                b"misbehave\0--id\0" + self.id.encode())]
+                b"misbehave\0--id\0" + self.vm_id.encode())]
         self.assertEqual(len(found), 1)
         supervisor = int(status(found[0])["PPid"])
         self.assertNotEqual(os.getsid(supervisor), os.getsid(0))
