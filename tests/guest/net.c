@@ -39,7 +39,9 @@ static uint32_t loss; // net.loss=N: of 1000 frames N are dropped, each way
 
 static bool lose(void)
 {
-    return loss && rand64() % 1000 < loss;
+    bool lost = loss && rand64() % 1000 < loss;
+    net.stats.lost += lost;
+    return lost;
 }
 
 static void post_rx(void *buf)

@@ -33,7 +33,7 @@ struct offload {
 };
 
 struct net_stats {
-    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes, tx_full, rx_bad, announces;
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes, tx_full, rx_bad, announces, lost;
 };
 
 struct net {
