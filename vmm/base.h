@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -63,6 +64,21 @@ static inline void close_fdp(int *fd)
         close(*fd);
         errno = keep;
     }
+}
+
+// read and write by the calls that disks use anyway (offset -1: the stream's own), which saves every
+// thread two system calls in its filter. Declared as preadv2(0) and pwritev2(0).
+static inline ssize_t fd_read(int fd, void *buf, size_t len)
+{
+    struct iovec v = {.iov_base = buf, .iov_len = len};
+    return preadv2(fd, &v, 1, -1, 0);
+}
+
+static inline ssize_t fd_write(int fd, const void *buf, size_t len)
+{
+    struct iovec v = {.iov_len = len};
+    memcpy(&v.iov_base, &buf, sizeof(buf)); // writing takes it as const
+    return pwritev2(fd, &v, 1, -1, 0);
 }
 
 static inline int steal_fd(int *fd)

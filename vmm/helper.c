@@ -6,13 +6,14 @@
 
 #define HELPER_STACK (64 * KIB)
 
-// #syscalls:helper futex rt_sigprocmask madvise(MADV_DONTNEED) exit
+// #syscalls:helper futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) exit
+// #syscalls:helper futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME)
 static void *helper_main(void *arg)
 {
     struct helper *h = arg;
 
     if (h->started(h->ctx))
-        return NULL;
+        thread_end();
     pthread_mutex_lock(&h->lock);
     while (!h->quit) {
         if (!h->job) {
@@ -26,7 +27,7 @@ static void *helper_main(void *arg)
         pthread_cond_broadcast(&h->cond);
     }
     pthread_mutex_unlock(&h->lock);
-    return NULL;
+    thread_end();
 }
 
 int helper_start(struct helper *h, int (*started)(void *), void *ctx, struct err *e)

@@ -5,10 +5,10 @@
 
 #include "vmm/log.h"
 
-// #syscalls:vcpu write clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
-// #syscalls:device write clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
-// #syscalls:control write clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
-// #syscalls:helper write clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:vcpu pwritev2(0) clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:device pwritev2(0) clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:control pwritev2(0) clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:helper pwritev2(0) clock_gettime futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
 // #syscalls:config dup3 close prctl(PR_SET_NAME)
 
 #define LINE_MAX_BYTES 1024 // below PIPE_BUF: a FIFO takes a line whole or not at all
@@ -179,7 +179,7 @@ void log_line(struct log *l, enum log_level lv, bool guest, const char *file, in
         if ((unsigned char)buf[i] < 0x20 || buf[i] == 0x7f)
             buf[i] = '?';
     buf[n++] = '\n'; // takes the terminator's place
-    if (write(fd, buf, n) != (ssize_t)n)
+    if (fd_write(fd, buf, n) != (ssize_t)n)
         l->missed++;
     errno = saved;
 }

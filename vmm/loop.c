@@ -116,13 +116,13 @@ void loop_timer(struct loop *l, unsigned slot, uint64_t at_ns)
 }
 
 // One write per transition: whoever finds the bit set knows that a wake-up is on its way.
-// #syscalls:vcpu write
-// #syscalls:control write
+// #syscalls:vcpu pwritev2(0)
+// #syscalls:control pwritev2(0)
 static void wake(struct loop *l, uint32_t bit)
 {
     uint64_t one = 1;
 
-    if (!(atomic_fetch_or(&l->bits, bit) & bit) && write(l->wake_fd, &one, sizeof(one)) < 0)
+    if (!(atomic_fetch_or(&l->bits, bit) & bit) && fd_write(l->wake_fd, &one, sizeof(one)) < 0)
         return; // EAGAIN: the counter is full, so the thread is awake already
 }
 
@@ -283,7 +283,7 @@ static int round_trip(struct loop *l)
     return 0;
 }
 
-// #syscalls:device futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) write exit
+// #syscalls:device futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) pwritev2(0) exit
 static void *device_main(void *arg)
 {
     struct loop *l = arg;

@@ -8,7 +8,7 @@
 #include "vmm/log.h"
 #include "vmm/vcpu/vcpu.h"
 
-// #syscalls:control write clock_gettime
+// #syscalls:control pwritev2(0) clock_gettime
 
 #define G (1u << API_GET)
 #define U (1u << API_PUT)
@@ -294,7 +294,7 @@ void metrics_shown(struct vm_metrics *m)
 // Sends what is left of m->line. A FIFO may take a part, since a line is longer than PIPE_BUF.
 static int send_rest(struct vm_metrics *m, int fd)
 {
-    ssize_t n = write(fd, m->line + m->line_sent, m->line_len - m->line_sent);
+    ssize_t n = fd_write(fd, m->line + m->line_sent, m->line_len - m->line_sent);
     if (n < 0)
         return -errno;
     m->line_sent += (size_t)n;

@@ -240,7 +240,7 @@ void platform_serial_close(struct vm *vm)
 
 // Guest output. What the reader does not take now stays in the ring and waits for POLLOUT; a full
 // ring loses bytes, never a vCPU's time.
-// #syscalls:device write read
+// #syscalls:device pwritev2(0) preadv2(0)
 static void drain_out(struct vm *vm)
 {
     for (;;) {
@@ -255,7 +255,7 @@ static void drain_out(struct vm *vm)
             return;
         }
         ssize_t n = vm->serial_out < 0 ? (ssize_t)vm->serial_held
-                                       : write(vm->serial_out, vm->serial_buf, vm->serial_held);
+                                       : fd_write(vm->serial_out, vm->serial_buf, vm->serial_held);
         if (n < 0 && errno == EAGAIN) {
             limiter_refund(&vm->serial_limit, vm->serial_held);
             if (vm->serial_out_file >= 0)
@@ -278,7 +278,7 @@ static void drain_in(struct vm *vm)
 
     if (vm->serial_in_file < 0 || room == 0) // serial_wake tells when the guest has made room
         return;
-    ssize_t n = read(vm->serial_in, buf, MIN(room, sizeof(buf)));
+    ssize_t n = fd_read(vm->serial_in, buf, MIN(room, sizeof(buf)));
     if (n > 0)
         serial_rx_put(&vm->serial, buf, (size_t)n);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {

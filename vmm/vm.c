@@ -201,7 +201,7 @@ void vm_end(struct vm *vm, enum vm_exit how, const char *text)
     snprintf(vm->end_text, sizeof(vm->end_text), "%s", text);
     vcpu_halt(vm->vcpu, vm->nvcpus);
     atomic_store(&vm->ended, 2 + (int)how);
-    if (write(vm->exit_fd, &one, sizeof(one)) < 0)
+    if (fd_write(vm->exit_fd, &one, sizeof(one)) < 0)
         LOG_E(&vm->log, "cannot tell the control thread that the microVM ended");
 }
 

@@ -33,7 +33,7 @@ static const char *const never[] = {
     "clone3",
 };
 // What may build the process but not stay once the microVM is configured.
-static const char *const late[] = {"clone", "socket", "open", "openat", "seccomp", "prctl"};
+static const char *const late[] = {"clone", "brk", "socket", "open", "openat", "seccomp", "prctl"};
 
 static bool in_list(const char *name, const char *const *list, size_t n)
 {
@@ -104,6 +104,9 @@ static scmp_filter_ctx build(enum jail_filter f)
     // here.
     if (enforce && !rc && f == JAIL_FILTER_ALL)
         rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    // The heap does not grow any more: malloc takes 0 for "no room there" and turns to mmap.
+    if (enforce && !rc && f != JAIL_FILTER_ALL)
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(brk), 0);
 #if defined(MAYFLY_DEBUG) && !defined(MAYFLY_SANITIZE)
     // What the handler that names the denied call needs (jail/filter.c).
     if (!rc)

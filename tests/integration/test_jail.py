@@ -407,6 +407,11 @@ class Strict(Base):
                     self.assertNotIn("survived", p.stdout)
                     self.assertIn(p.returncode, (128 + signal.SIGSYS, 148))
 
+    def test_heap(self):  # the final filter answers brk with "no room"; malloc then maps
+        p = self.run_jail(self.strict_words(tail=["final", "act", "malloc"]))
+        self.assertIn("survived", p.stdout, p.stderr)
+        self.assertEqual(p.returncode, 4)
+
     def test_socket(self):  # mode and owner; refused while live; a stale one replaced; removed at the end
         p = self.hold(self.strict_words(tail=["hold"]))
         st = os.stat(self.sock)

@@ -93,15 +93,15 @@ static int scan(const struct mem_region *r, int fd, uint64_t *bits)
     return 0;
 }
 
-// #syscalls:config pread64
-// #syscalls:control pread64(@PAGEMAP)
+// #syscalls:config preadv2(0)
+// #syscalls:control preadv2(0)
 static int read_map(const struct mem_region *r, int fd, uint64_t *bits)
 {
     uint64_t buf[512], base = (uint64_t)(uintptr_t)r->host / PAGE_SIZE, n = r->size / PAGE_SIZE;
 
     for (uint64_t p = 0; p < n;) {
-        ssize_t got =
-            pread(fd, buf, MIN(sizeof(buf), (n - p) * 8), (off_t)((base + p) * sizeof(uint64_t)));
+        struct iovec v = {.iov_base = buf, .iov_len = MIN(sizeof(buf), (n - p) * 8)};
+        ssize_t got = preadv2(fd, &v, 1, (off_t)((base + p) * sizeof(uint64_t)), 0);
         if (got <= 0 || got % 8)
             return got < 0 ? -errno : -EIO;
         for (ssize_t i = 0; i < got / 8; i++, p++)
