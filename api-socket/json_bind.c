@@ -77,6 +77,8 @@ static int bind_list(const struct json_doc *d, int tok, const struct json_field 
     for (int i = r ? 0 : json_next(d, tok, 0); i && r == 0; i = json_next(d, tok, i)) {
         if ((*count + 1) * f->sub->size > f->size)
             return misfit(d, i, f, e, "fewer entries");
+        if (d->tok[i].type != JSMN_OBJECT)
+            return misfit(d, i, f, e, "an array of objects");
         r = json_bind(d, i, f->sub, out + (*count)++ * f->sub->size, e);
     }
     return r;

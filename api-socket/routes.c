@@ -156,6 +156,13 @@ PLAIN(put_serial, serial, vm_put_serial)
 PLAIN(put_create, create, snapshot_create)
 PLAIN(put_load, load, snapshot_load)
 
+static int put_cpu(struct api_call *c, union wire *w, struct err *e)
+{
+    struct cpu_mods mods;
+    int rc = cpu_from_wire(&w->cpu, &mods, e);
+    return rc ? rc : vm_put_cpu(c->vm, &mods, e);
+}
+
 static int put_action(struct api_call *c, union wire *w, struct err *e)
 {
     struct err why = {0};
@@ -181,6 +188,7 @@ static const struct route routes[] = {
     {VERB_GET, "version", NULL, ANY, get_version, NULL, "", "vmm_version"},
     {VERB_GET, "machine-config", NULL, ANY, get_machine, NULL, "", "machine_cfg"},
     {VERB_GET, "vm", "config", ANY, get_config, NULL, "", NULL},
+    {VERB_PUT, "cpu-config", NULL, PRE, put_cpu, &t_cpu, "CPU config error: ", "cpu_cfg"},
     {VERB_PUT, "actions", NULL, ANY, put_action, &t_action, "", "actions"},
     {VERB_PUT, "boot-source", NULL, PRE, put_boot, &t_boot, "Boot source error: ", "boot_source"},
     {VERB_PUT, "machine-config", NULL, PRE, put_machine, &t_machine, "Machine config error: ", "machine_cfg"},
@@ -202,7 +210,7 @@ static const struct route routes[] = {
 static const struct { const char *path, *name; } never[] = {
     {"vsock", "vsock device"},     {"balloon", "balloon device"}, {"mmds", "metadata service (MMDS)"},
     {"pmem", "pmem device"},       {"entropy", "entropy device"}, {"hotplug", "memory hotplug"},
-    {"cpu-config", "CPU templates"}, {"mmds-config", "metadata service (MMDS)"}, {"memory-hotplug", "memory hotplug"},
+    {"mmds-config", "metadata service (MMDS)"}, {"memory-hotplug", "memory hotplug"},
 };
 // clang-format on
 
@@ -288,7 +296,9 @@ static int route(struct api_call *c, const struct route **found, struct err *e)
                        http_verb_name(c->verb), first);
     if (r->flags & HAS_ID && (rc = cfg_check_id(second, "id", e)))
         return rc;
-    if (r->type && json_parse(&d, c->body, c->body_len, JSON_BODY_TOKENS, &why) != 0)
+    // A fleet's CPU template is as large as a configuration file.
+    unsigned tokens = r->type == &t_cpu ? JSON_TOKENS_MAX : JSON_BODY_TOKENS;
+    if (r->type && json_parse(&d, c->body, c->body_len, tokens, &why) != 0)
         return err_set(e, EINVAL, MALFORMED, why.msg);
     if (r->flags & CURRENT && d.count == 1)
         return err_set(e, EINVAL, "Empty PATCH request.");

@@ -160,4 +160,27 @@ static const struct json_field load_f[] = {
     {"drive_overrides", J_LIST, OPT, AT(snapshot_load, drives), offsetof(struct snapshot_load, ndrives), .sub = &t_drive_over},
 };
 const struct json_type t_load = TYPE(snapshot_load, load_f);
+static const char *const reg_names[] = {"eax", "ebx", "ecx", "edx", NULL};
+static const struct json_field cpu_reg_f[] = {
+    {"register", J_ENUM, REQ, AT(cpu_reg_wire, reg), NO_HAS, .names = reg_names},
+    {"bitmap", J_STR, REQ, AT(cpu_reg_wire, bitmap), NO_HAS, .min = 3},
+};
+static const struct json_type t_cpu_reg = TYPE(cpu_reg_wire, cpu_reg_f);
+static const struct json_field cpu_leaf_f[] = {
+    {"leaf", J_STR, REQ, AT(cpu_leaf_wire, leaf), NO_HAS, .min = 1},
+    {"subleaf", J_STR, REQ, AT(cpu_leaf_wire, subleaf), NO_HAS, .min = 1},
+    {"flags", J_UINT, REQ, AT(cpu_leaf_wire, flags), NO_HAS, .max = 7},
+    {"modifiers", J_LIST, REQ, AT(cpu_leaf_wire, mod), .has = offsetof(struct cpu_leaf_wire, nmods), .sub = &t_cpu_reg},
+};
+static const struct json_type t_cpu_leaf = TYPE(cpu_leaf_wire, cpu_leaf_f);
+static const struct json_field cpu_msr_f[] = {
+    {"addr", J_STR, REQ, AT(cpu_msr_wire, addr), NO_HAS, .min = 1},
+    {"bitmap", J_STR, REQ, AT(cpu_msr_wire, bitmap), NO_HAS, .min = 3},
+};
+static const struct json_type t_cpu_msr = TYPE(cpu_msr_wire, cpu_msr_f);
+static const struct json_field cpu_f[] = {
+    {"cpuid_modifiers", J_LIST, OPT, AT(cpu_wire, leaf), .has = offsetof(struct cpu_wire, nleaves), .sub = &t_cpu_leaf},
+    {"msr_modifiers", J_LIST, OPT, AT(cpu_wire, msr), .has = offsetof(struct cpu_wire, nmsrs), .sub = &t_cpu_msr},
+};
+const struct json_type t_cpu = TYPE(cpu_wire, cpu_f);
 // clang-format on

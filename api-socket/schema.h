@@ -9,6 +9,7 @@
 #include "api-socket/json.h"
 #include "snapshot/snapshot.h"
 #include "vmm/config.h"
+#include "vmm/vm.h"
 
 struct machine_wire {
     struct machine_cfg c;
@@ -39,7 +40,28 @@ struct state_wire {
     bool resumed; // enum Paused, Resumed
 };
 
+// PUT /cpu-config: numbers and bit masks are strings on the wire.
+struct cpu_reg_wire {
+    uint8_t reg; // enum cpuid_reg
+    char bitmap[40];
+};
+struct cpu_leaf_wire {
+    char leaf[12], subleaf[12];
+    uint64_t flags; // of struct kvm_cpuid_entry2; accepted for the dialect's sake
+    struct cpu_reg_wire mod[4];
+    unsigned nmods;
+};
+struct cpu_msr_wire {
+    char addr[12], bitmap[80];
+};
+struct cpu_wire {
+    struct cpu_leaf_wire leaf[32];
+    struct cpu_msr_wire msr[64];
+    unsigned nleaves, nmsrs;
+};
+
 union wire {
+    struct cpu_wire cpu;
     struct machine_wire machine;
     struct boot_cfg boot;
     struct drive_wire drive;
@@ -55,7 +77,10 @@ union wire {
     struct snapshot_load load;
 };
 
+// Turns the strings of a cpu_wire into numbers. -EINVAL names the field.
+int cpu_from_wire(const struct cpu_wire *w, struct cpu_mods *out, struct err *e);
+
 extern const struct json_type t_machine, t_machine_patch, t_boot, t_drive, t_drive_patch, t_net,
-    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load;
+    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load, t_cpu;
 
 #endif

@@ -109,7 +109,27 @@ int kvm_log_dirty(struct vm *vm, struct err *e)
 }
 
 // CPUID tells each vCPU how many there are, so it is set anew for all when the number grows.
-// #syscalls:config ioctl(KVM_CREATE_VCPU@VM) ioctl(KVM_CHECK_EXTENSION@VM, KVM_GET_TSC_KHZ@VCPU)
+// #syscalls:config ioctl(KVM_CHECK_EXTENSION@VM, KVM_GET_TSC_KHZ@VCPU)
+int kvm_set_cpus(struct vm *vm, struct err *e)
+{
+    struct cpuid_topology topo = {
+        .vcpus = vm->nvcpus,
+        .smt = vm->cfg.machine.smt,
+        .tsc_deadline = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
+        .tsc_khz = (uint32_t)MAX(ioctl(vm->vcpu[0].fd, KVM_GET_TSC_KHZ, 0), 0),
+    };
+    int rc = cpuid_build(&vm->cpuid_host, &topo, &vm->cpuid, e);
+    if (rc == 0 && vm->mods)
+        rc = cpuid_apply_modifiers(&vm->cpuid, vm->mods->cpuid, vm->mods->ncpuid, e);
+    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++) {
+        cpuid_set_id(&vm->cpuid, i);
+        rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, e);
+    }
+    cpuid_set_id(&vm->cpuid, 0);
+    return rc ? rc : vcpu_caps_get(vm->kvm_fd, vm->vm_fd, vm->vcpu[0].fd, &vm->caps, e);
+}
+
+// #syscalls:config ioctl(KVM_CREATE_VCPU@VM)
 int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e)
 {
     while (vm->nvcpus < n) {
@@ -128,19 +148,7 @@ int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e)
         if (vm->armed && (rc = vcpu_thread(v, e)))
             return rc;
     }
-    struct cpuid_topology topo = {
-        .vcpus = n,
-        .smt = vm->cfg.machine.smt,
-        .tsc_deadline = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
-        .tsc_khz = (uint32_t)MAX(ioctl(vm->vcpu[0].fd, KVM_GET_TSC_KHZ, 0), 0),
-    };
-    int rc = cpuid_build(&vm->cpuid_host, &topo, &vm->cpuid, e);
-    for (unsigned i = 0; i < n && rc == 0; i++) {
-        cpuid_set_id(&vm->cpuid, i);
-        rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, e);
-    }
-    cpuid_set_id(&vm->cpuid, 0);
-    return rc ? rc : vcpu_caps_get(vm->kvm_fd, vm->vm_fd, vm->vcpu[0].fd, &vm->caps, e);
+    return kvm_set_cpus(vm, e);
 }
 
 // Any width, any value: one doorbell for all queues of a device.

@@ -149,6 +149,7 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->lineage.mem_fd);
     kvm_close(vm);
     free(vm->dirty_log);
+    free(vm->mods);
     free(vm);
 }
 
@@ -241,6 +242,8 @@ static int load_guest(struct vm *vm, struct err *e)
     if (rc == 0)
         rc = vcpu_set_boot_regs(vm->vcpu[0].fd, entry.kind == BOOT_ENTRY_LINUX64, entry.rip,
                                 entry.rsi_or_rbx, entry.rsp, entry.cr3, BOOT_GDT, BOOT_IDT, e);
+    for (unsigned i = 0; vm->mods && i < vm->nvcpus && rc == 0; i++)
+        rc = vcpu_apply_msr_modifiers(vm->vcpu[i].fd, &vm->caps, vm->mods->msr, vm->mods->nmsr, e);
     return rc;
 }
 

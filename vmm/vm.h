@@ -20,6 +20,7 @@
 #define VMM_VM_H
 
 #include "vmm/config.h"
+#include "vmm/vcpu/cpuid.h"
 
 struct vm;
 struct vm_metrics;
@@ -90,6 +91,8 @@ enum vm_exit vm_exit_status(const struct vm *vm, const char **why);
 // here, through `fds` when they read "fd:N" (fds NULL: fd:N is refused).
 
 int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e);
+// CPUID and MSR modifiers, all or none of them; a later call replaces an earlier one.
+int vm_put_cpu(struct vm *vm, const struct cpu_mods *m, struct err *e);
 int vm_put_boot(struct vm *vm, const struct boot_cfg *c, struct passed_fds *fds, struct err *e);
 int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fds, struct err *e);
 int vm_put_net(struct vm *vm, const struct net_cfg *c, struct passed_fds *fds, struct err *e);

@@ -29,6 +29,27 @@ int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e)
     return rc;
 }
 
+int vm_put_cpu(struct vm *vm, const struct cpu_mods *m, struct err *e)
+{
+    int rc = vm_refuse_state(vm, false, e);
+    if (rc)
+        return rc;
+    struct cpu_mods *old = vm->mods;
+    vm->mods = malloc(sizeof(*m));
+    if (!vm->mods) {
+        vm->mods = old;
+        return err_set(e, ENOMEM, "out of memory");
+    }
+    *vm->mods = *m;
+    rc = kvm_set_cpus(vm, e);
+    free(rc ? vm->mods : old);
+    if (rc) {
+        vm->mods = old;
+        kvm_set_cpus(vm, NULL);
+    }
+    return rc;
+}
+
 int vm_put_boot(struct vm *vm, const struct boot_cfg *c, struct passed_fds *fds, struct err *e)
 {
     int rc = vm_refuse_state(vm, false, e);

@@ -52,6 +52,7 @@ struct vm {
     size_t run_size;                      // C
     struct cpuid_table cpuid_host, cpuid; // C: what KVM supports, what the guest sees
     struct vcpu_caps caps;                // C: of vCPU state, as this host has them
+    struct cpu_mods *mods;                // C: /cpu-config, or NULL
     struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
     uint64_t *dirty_log;                  // C: scratch for KVM's log while pages are tracked
     struct vm_lineage lineage;            // C
@@ -91,6 +92,7 @@ struct vm {
 int kvm_open(struct vm *vm, struct err *e);                       // /dev/kvm, VM, split irqchip
 int kvm_set_memory(struct vm *vm, uint64_t bytes, struct err *e); // reservation and slots
 int kvm_log_dirty(struct vm *vm, struct err *e);                  // as cfg.machine says
+int kvm_set_cpus(struct vm *vm, struct err *e);                   // CPUID of all, modified by mods
 int kvm_add_vcpus(struct vm *vm, unsigned n, struct err *e); // from nvcpus to n, CPUID set for n
 int kvm_ioeventfd(struct vm *vm, unsigned slot, bool on, struct err *e);
 void kvm_msi(void *vm, uint64_t addr, uint32_t data); // any thread

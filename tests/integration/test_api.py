@@ -91,7 +91,7 @@ class Contract:
         for k, prop in s["properties"].items():
             p = self.resolve(prop)
             bad = {"object": [1, "x", [], True], "string": [1, True, {}, ["x"], "a\0b"],
-                   "boolean": [0, 1, "true", {}],
+                   "boolean": [0, 1, "true", {}], "array": [1, "x", {}, True, [1], ["x"]],
                    "integer": ["1", 1.5, True, -1, 2 ** 64, float("1e300"), [1]]}[p["type"]]
             if not p.get("nullable"):
                 bad.append(None)
@@ -108,6 +108,10 @@ class Contract:
             if p["type"] == "object" and isinstance(base.get(k), dict):
                 for f, b in self.misfits(p, base[k]):
                     yield f, {**base, k: b}
+            if p["type"] == "array" and base.get(k):
+                yield k, {**base, k: base[k][:1] * (p["maxItems"] + 1)}
+                for f, b in self.misfits(p["items"], base[k][0]):
+                    yield f, {**base, k: [b]}
 
 
 BUCKET = {"size": 1 << 20, "one_time_burst": 5, "refill_time": 100}
@@ -140,6 +144,10 @@ class ApiCase(lib.GuestCase):
             ("PUT", "/logger"): {"log_path": f"{t}/log", "level": "Debug", "show_level": True,
                                  "show_log_origin": True, "module": "all"},
             ("PUT", "/metrics"): {"metrics_path": f"{t}/metrics", "emit_id": True},
+            ("PUT", "/cpu-config"): {"cpuid_modifiers": [
+                {"leaf": "0x1", "subleaf": "0x0", "flags": 0,
+                 "modifiers": [{"register": "ecx", "bitmap": "0b0" + "x" * 26}]}],
+                "msr_modifiers": [{"addr": "0x10a", "bitmap": "0bx"}]},
             ("PUT", "/serial"): {"serial_out_path": f"{t}/serial", "rate_limiter": BUCKET},
             ("PUT", "/machine-config"): {"vcpu_count": 2, "mem_size_mib": 64, "smt": True,
                                          "track_dirty_pages": False, "huge_pages": "None",
@@ -272,8 +280,7 @@ class TestContract(ApiCase):
                 ("PUT", "/mmds/config", {}, "Mayfly has no metadata service"),
                 ("PUT", "/pmem/p0", {}, "Mayfly has no pmem"),
                 ("PUT", "/entropy", {}, "Mayfly has no entropy"),
-                ("GET", "/hotplug/memory", None, "Mayfly has no memory hotplug"),
-                ("PUT", "/cpu-config", {}, "Mayfly has no CPU templates")]:
+                ("GET", "/hotplug/memory", None, "Mayfly has no memory hotplug")]:
             status, data = self.m.api(verb, path, body, check=False)
             self.assertEqual((400, ["fault_message"]), (status, list(data)), (verb, path))
             self.assertIn(says, data["fault_message"])

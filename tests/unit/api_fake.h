@@ -69,6 +69,11 @@ int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e)
         vm->cfg.machine = *c;
     return r;
 }
+int vm_put_cpu(struct vm *vm, const struct cpu_mods *m, struct err *e)
+{
+    (void)m;
+    return did(vm, "cpu", e);
+}
 int vm_put_boot(struct vm *vm, const struct boot_cfg *c, struct passed_fds *fds, struct err *e)
 {
     (void)fds;

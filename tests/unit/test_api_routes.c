@@ -161,7 +161,17 @@ static const struct {
     {VM_NOT_STARTED, "PUT", "/pmem/p", "{}", 400, "Mayfly has no pmem device"},
     {VM_NOT_STARTED, "PUT", "/entropy", "{}", 400, "Mayfly has no entropy device"},
     {VM_NOT_STARTED, "GET", "/hotplug/memory", "", 400, "Mayfly has no memory hotplug"},
-    {VM_NOT_STARTED, "PUT", "/cpu-config", "{}", 400, "Mayfly has no CPU templates"},
+#define CPUID(leaf, reg, map)                                                                     \
+    "{\"cpuid_modifiers\":[{\"leaf\":\"" leaf "\",\"subleaf\":\"0\",\"flags\":0,\"modifiers\":[{" \
+    "\"register\":\"" reg "\",\"bitmap\":\"" map "\"}]}]}"
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("0x1", "ecx", "0b0_x1"), 204, "cpu"},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("1g", "ecx", "0b0"), 400, "leaf: `1g`"},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("0x100000000", "ecx", "0b0"), 400, "leaf: "},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("1", "esp", "0b0"), 400, "register"},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("1", "eax", "101"), 400, "bitmap: "},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("1", "eax", "0b2"), 400, "bitmap: "},
+    {VM_NOT_STARTED, "PUT", "/cpu-config", CPUID("1", "eax", "0b00000000000000000000000000000000x"),
+     400, "more than 32 bits"},
 };
 
 START_TEST(each)

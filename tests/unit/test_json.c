@@ -259,7 +259,7 @@ static const struct {
     {"{\"count\":1,\"inner\":{}}", "missing field `size`"},
     {"{\"count\":1,\"inner\":{\"size\":1,\"y\":1}}", "unknown field `y`"},
     {"{\"count\":1,\"list\":{}}", "invalid value for `list`: expected an array"},
-    {"{\"count\":1,\"list\":[1]}", "expected an object"},
+    {"{\"count\":1,\"list\":[1]}", "invalid value for `list`: expected an array of objects"},
     {"{\"count\":1,\"list\":[{\"size\":1},{\"size\":1},{\"size\":1}]}", "fewer entries"},
 };
 
