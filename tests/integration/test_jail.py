@@ -159,6 +159,15 @@ class Arguments(Base):
         self.assertIn("--chroot-base-dir", self.run_jail([JAIL, "--help"]).stdout)
 
 
+class Docs(unittest.TestCase):
+    def test_table(self):
+        gen = os.path.join(lib.BUILD, "gen", "gen")
+        table = subprocess.run([gen, "--table"], capture_output=True, text=True, check=True).stdout
+        with open(os.path.join(lib.ROOT, "docs", "threat-model.md")) as f:
+            block = re.search(r"<!-- syscalls -->\n+```\n(.*?)```\n", f.read(), re.S)
+        self.assertEqual(block and block[1], table.split("\n\n")[0] + "\n", "run `make syscalls-doc`")
+
+
 class Compat(Base):
     def test_layout(self):
         p = self.run_jail(self.compat_words(tail=["raw"]))

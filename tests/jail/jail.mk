@@ -10,3 +10,11 @@ all: $(B)/misbehave
 .PHONY: check-syscalls
 check-syscalls: all
 	$(Q)python3 tests/jail/syscall_audit.py --build $(B)
+
+# Renews the table that docs/threat-model.md quotes.
+.PHONY: syscalls-doc
+syscalls-doc: $(B)/gen/gen
+	$(Q)awk '/^<!-- syscalls -->/ {print; print ""; print "```"; \
+	    while (("$< --table" | getline line) > 0 && line != "") print line; print "```"; print ""; skip = 1} \
+	    /^<!-- \/syscalls -->/ {skip = 0} !skip && !/^<!-- syscalls -->/' docs/threat-model.md >$(B)/threat-model.md
+	$(Q)cp $(B)/threat-model.md docs/threat-model.md
