@@ -16,7 +16,7 @@ $(B)/gen/gen: jail/gen/gen.c jail/gen/rules.h $(B)/gen/decls.h jail/jail.h vmm/b
 	$(Q)$(CC) $(CPPFLAGS) -std=c17 -O1 $(WARN) -o $@ $< -lseccomp
 
 $(B)/gen/filters.c: $(B)/gen/gen
-	$(Q)$< >$@
+	$(Q)$< --table >$(@D)/syscalls.txt && $< >$@
 
 $(B)/obj/gen/filters.o: $(B)/gen/filters.c jail/filter.h jail/jail.h
 	@mkdir -p $(@D)

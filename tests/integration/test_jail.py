@@ -161,8 +161,8 @@ class Arguments(Base):
 
 class Docs(unittest.TestCase):
     def test_table(self):
-        gen = os.path.join(lib.BUILD, "gen", "gen")
-        table = subprocess.run([gen, "--table"], capture_output=True, text=True, check=True).stdout
+        with open(os.path.join(lib.BUILD, "gen", "syscalls.txt")) as f:
+            table = f.read()
         with open(os.path.join(lib.ROOT, "docs", "threat-model.md")) as f:
             block = re.search(r"<!-- syscalls -->\n+```\n(.*?)```\n", f.read(), re.S)
         self.assertEqual(block and block[1], table.split("\n\n")[0] + "\n", "run `make syscalls-doc`")
