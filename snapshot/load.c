@@ -165,7 +165,8 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
                         .l = l,
                         .fds = fds,
                         .mem_fd = -1,
-                        .o = {.advance_clock = l->clock_realtime,
+                        .o = {.resume = l->resume_vm,
+                              .advance_clock = l->clock_realtime,
                               .any_cpu = l->any_cpu,
                               .new_identity = true,
                               .fds = fds}};
@@ -175,5 +176,5 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
         rc = build(&x, e);
     vm_saved_free(x.s);
     close_fdp(&x.mem_fd);
-    return rc || !l->resume_vm ? rc : vm_resume(vm, e);
+    return rc;
 }

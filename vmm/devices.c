@@ -47,8 +47,10 @@ static int call_file_del(void *arg)
 // Devices are made on the control thread, which may allocate; the ring listens to its own thread alone.
 static int host_file_add(void *ctx, int fd)
 {
-    struct file_call c = {.l = &((struct vm *)ctx)->loop, .fd = fd};
-    return loop_call(c.l, call_file_add, &c);
+    struct vm *vm = ctx;
+    struct file_call c = {.l = &vm->loop, .fd = fd};
+    return vm->state == VM_NOT_STARTED ? loop_file_hold(c.l, fd)
+                                       : loop_call(c.l, call_file_add, &c);
 }
 
 static void host_file_del(void *ctx, int file)
@@ -236,18 +238,34 @@ static int watch_all(void *arg)
 {
     struct vm *vm = arg;
 
-    for (unsigned i = 0; i < vm->nslots; i++) {
+    int rc = loop_files_put(&vm->loop);
+    for (unsigned i = 0; i < vm->nslots && rc == 0; i++) {
         int f = vm->slot[i].kick_file = loop_file_add(&vm->loop, vm->slot[i].kick_fd);
         if (f < 0)
             return f;
         loop_watch(&vm->loop, f, i);
     }
-    return 0;
+    return rc;
+}
+
+struct attach_call {
+    struct vm *vm;
+    int (*then)(void *);
+    void *arg;
+};
+
+static int attach(void *arg)
+{
+    const struct attach_call *c = arg;
+    int rc = watch_all(c->vm);
+    return rc || !c->then ? rc : c->then(c->arg);
 }
 
 // #syscalls:config eventfd2
-int devices_attach(struct vm *vm, struct err *e)
+int devices_attach(struct vm *vm, int (*then)(void *), void *arg, struct err *e)
 {
+    struct attach_call c = {vm, then, arg};
+
     for (unsigned i = 0; i < vm->nslots; i++) {
         vm->slot[i].kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (vm->slot[i].kick_fd < 0)
@@ -256,8 +274,9 @@ int devices_attach(struct vm *vm, struct err *e)
         if (rc)
             return rc;
     }
-    int rc = loop_call(&vm->loop, watch_all, vm);
-    return rc ? err_set(e, -rc, "cannot watch the doorbells: %s", strerror(-rc)) : 0;
+    e->msg[0] = 0;
+    int rc = loop_call(&vm->loop, attach, &c);
+    return rc && !e->msg[0] ? err_set(e, -rc, "cannot watch the doorbells: %s", strerror(-rc)) : rc;
 }
 
 static int quiesce_all(void *arg)

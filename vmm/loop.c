@@ -55,6 +55,24 @@ int loop_file_add(struct loop *l, int fd)
     return -ENFILE;
 }
 
+int loop_file_hold(struct loop *l, int fd)
+{
+    for (int i = LOOP_FILES / 2; i < LOOP_FILES; i++) {
+        if (l->files[i] != -1)
+            continue;
+        l->files[i] = fd;
+        l->poll_tag[i] = 0;
+        return i;
+    }
+    return -ENFILE;
+}
+
+int loop_files_put(struct loop *l)
+{
+    int *half = l->files + LOOP_FILES / 2;
+    return MIN(io_uring_register_files_update(&l->ring, LOOP_FILES / 2, half, LOOP_FILES / 2), 0);
+}
+
 // The poll is cancelled before the file goes, or its reference would keep a tap busy.
 void loop_file_del(struct loop *l, int file)
 {

@@ -64,6 +64,10 @@ int loop_start(struct loop *l, struct err *e); // starts the device thread
 void loop_end(struct loop *l);
 
 int loop_file_add(struct loop *l, int fd); // (D) fixed-file index or -errno
+// Before the VM runs, without a wake-up for each: the control thread takes indices out of the upper
+// half of the table, and the device thread gives the ring all of them at once.
+int loop_file_hold(struct loop *l, int fd);
+int loop_files_put(struct loop *l); // (D)
 void loop_file_del(struct loop *l, int file);
 void loop_watch(struct loop *l, int file,
                 unsigned slot); // (D) an eventfd that kicks slot, for ever

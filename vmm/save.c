@@ -186,48 +186,48 @@ struct load_call {
     struct err *e;
 };
 
-// On the device thread, quiesced: registers, queues, limiters.
+static void load_blk(struct dev_slot *s, const struct saved_dev *d, uint64_t now)
+{
+    *blk_limiter(s->blk) = d->blk.limit;
+    limiter_rebase(blk_limiter(s->blk), now);
+    if (!d->blk.bytes) {
+        pthread_mutex_lock(&s->d->lock);
+        vio_config_changed(s->d);
+        pthread_mutex_unlock(&s->d->lock);
+    }
+}
+
+static void load_net(struct dev_slot *s, const struct saved_dev *d, uint64_t now, bool new_identity)
+{
+    *net_limiter(s->net, true) = d->net.rx;
+    *net_limiter(s->net, false) = d->net.tx;
+    limiter_rebase(net_limiter(s->net, true), now);
+    limiter_rebase(net_limiter(s->net, false), now);
+    if (new_identity)
+        net_announce(s->net);
+}
+
+// All that is the device thread's in one call, since each call costs two wake-ups.
 static int load_devs(void *arg)
 {
     struct load_call *c = arg;
     uint64_t now = now_ns();
+    int rc = 0;
 
-    for (unsigned i = 0; i < c->in->ndevs; i++) {
+    for (unsigned i = 0; i < c->in->ndevs && rc == 0; i++) {
         const struct saved_dev *d = &c->in->dev[i];
         struct dev_slot *s = &c->vm->slot[i];
-        int rc = vio_load(s->d, &d->vio, c->e);
-        if (rc)
+        vio_quiesce(s->d, true);
+        if ((rc = vio_load(s->d, &d->vio, c->e)))
             return rc;
-        if (d->kind == SAVED_BLK) {
-            *blk_limiter(s->blk) = d->blk.limit;
-            limiter_rebase(blk_limiter(s->blk), now);
-            if (!d->blk.bytes) {
-                pthread_mutex_lock(&s->d->lock);
-                vio_config_changed(s->d);
-                pthread_mutex_unlock(&s->d->lock);
-            }
-            continue;
-        }
-        *net_limiter(s->net, true) = d->net.rx;
-        *net_limiter(s->net, false) = d->net.tx;
-        limiter_rebase(net_limiter(s->net, true), now);
-        limiter_rebase(net_limiter(s->net, false), now);
+        if (d->kind == SAVED_BLK)
+            load_blk(s, d, now);
+        else
+            load_net(s, d, now, c->o->new_identity);
     }
-    return 0;
-}
-
-static int restore_devices(struct load_call *c)
-{
-    struct vm *vm = c->vm;
-
-    int rc = restore_cfg(vm, c->in, c->o->fds, c->e);
-    if (rc == 0)
-        rc = devices_create(vm, c->e);
-    if (rc == 0)
-        rc = devices_quiesce(vm);
-    if (rc == 0)
-        rc = loop_call(&vm->loop, load_devs, c);
-    return rc ? rc : devices_attach(vm, c->e);
+    for (unsigned i = 0; i < c->in->ndevs && rc == 0 && c->o->resume; i++)
+        vio_quiesce(c->vm->slot[i].d, false);
+    return rc;
 }
 
 static int restore_cpus(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
@@ -238,31 +238,21 @@ static int restore_cpus(struct vm *vm, const struct vm_saved *in, const struct v
 
     clock_gettime(CLOCK_REALTIME, &t);
     uint64_t wall = (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+    // A shell on a like host has this very table set already, and setting it is the dearest call here.
+    bool same = vm->cpuid.nent == in->cpuid.nent &&
+                !memcmp(vm->cpuid.e, in->cpuid.e, in->cpuid.nent * sizeof(in->cpuid.e[0]));
     vm->cpuid = in->cpuid;
-    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++) {
+    for (unsigned i = 0; i < vm->nvcpus && rc == 0 && !same; i++) {
         cpuid_set_id(&vm->cpuid, i);
         rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, e);
     }
     cpuid_set_id(&vm->cpuid, 0);
-    if (rc == 0)
-        rc = vm_clock_load(vm->vm_fd, &in->clock, o->advance_clock, e);
     for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++) {
         if (o->advance_clock)
             vcpu_state_advance_tsc(&in->vcpu[i], wall);
         rc = vcpu_state_load(vm->vcpu[i].fd, &vm->caps, &in->vcpu[i], e);
     }
-    return rc;
-}
-
-static int announce(void *arg)
-{
-    struct vm *vm = arg;
-
-    for (unsigned i = 0; i < vm->nslots; i++) {
-        if (vm->slot[i].kind == SLOT_NET)
-            net_announce(vm->slot[i].net);
-    }
-    return 0;
+    return rc ? rc : vm_clock_load(vm->vm_fd, &in->clock, o->advance_clock, e);
 }
 
 // The guest sees the interrupts with its first instructions; sources are edges, so order does not matter.
@@ -276,7 +266,7 @@ static int new_identity(struct vm *vm, struct err *e)
     vmgenid_bump(&vm->mem, id);
     ioapic_pulse(&vm->ioapic, PLAT_GED_GSI);
     ioapic_pulse(&vm->ioapic, PLAT_VMCLOCK_GSI);
-    return loop_call(&vm->loop, announce, vm);
+    return 0;
 }
 
 int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
@@ -285,7 +275,9 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
     struct load_call c = {.vm = vm, .in = in, .o = o, .e = e};
 
     vm->t_start = now_ns();
-    int rc = restore_cpus(vm, in, o, e);
+    int rc = restore_cfg(vm, in, o->fds, e);
+    if (rc == 0)
+        rc = restore_cpus(vm, in, o, e);
     if (rc == 0)
         rc = ioapic_load(&vm->ioapic, &in->ioapic, e);
     if (rc == 0)
@@ -293,15 +285,19 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
     if (rc == 0)
         rc = i8042_load(&vm->i8042, &in->i8042, e);
     if (rc == 0)
-        rc = restore_devices(&c);
+        rc = devices_create(vm, e);
     if (rc == 0 && o->new_identity)
         rc = new_identity(vm, e);
+    if (rc == 0)
+        rc = devices_attach(vm, load_devs, &c, e);
     if (rc == 0)
         rc = vm_configured(vm, e);
     if (rc)
         return rc;
     atomic_store(&vm->ready, in->ready);
     vm->state = VM_PAUSED;
+    if (o->resume)
+        vm_go(vm);
     return 0;
 }
 

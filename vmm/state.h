@@ -67,6 +67,7 @@ struct vm_restore_opts {
     bool track_dirty_pages;
     bool advance_clock; // kvmclock and TSC run on by wall-clock time (clock_realtime, migration)
     bool any_cpu;       // go on though the recorded CPU has what this host lacks
+    bool resume;        // it runs when this returns, else it is paused
     bool new_identity;  // a clone: VMGenID and VMClock change, interfaces announce themselves
     struct passed_fds *fds; // for fd:N in paths of *in; NULL: refused
 };

@@ -82,11 +82,25 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     return 0;
 }
 
+static int helper_started(void *ctx)
+{
+    struct vm *vm = ctx;
+    struct err e = {0};
+
+    log_thread(&vm->log, "helper");
+    int rc = vm->opts.confine ? vm->opts.confine(VM_THREAD_HELPER, &e) : 0;
+    if (rc)
+        vm_end(vm, VM_EXIT_HOST, e.msg);
+    return rc;
+}
+
 int vm_arm(struct vm *vm, struct err *e)
 {
     int rc = loop_start(&vm->loop, e);
     for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++)
         rc = vcpu_thread(&vm->vcpu[i], e);
+    if (rc == 0)
+        rc = helper_start(&vm->helper, helper_started, vm, e);
     vm->armed = rc == 0;
     uint64_t since = vm->opts.start_time_us ? vm->opts.start_time_us : vm->t_new / 1000;
     atomic_store(&vm->metrics.startup_us, now_ns() / 1000 - since);
@@ -247,22 +261,9 @@ static int load_guest(struct vm *vm, struct err *e)
     return rc;
 }
 
-static int helper_started(void *ctx)
-{
-    struct vm *vm = ctx;
-    struct err e = {0};
-
-    log_thread(&vm->log, "helper");
-    int rc = vm->opts.confine ? vm->opts.confine(VM_THREAD_HELPER, &e) : 0;
-    if (rc)
-        vm_end(vm, VM_EXIT_HOST, e.msg);
-    return rc;
-}
-
 int vm_configured(struct vm *vm, struct err *e)
 {
-    int rc = helper_start(&vm->helper, helper_started, vm, e);
-    return rc || !vm->opts.confine ? rc : vm->opts.confine(VM_THREAD_CONTROL, e);
+    return vm->opts.confine ? vm->opts.confine(VM_THREAD_CONTROL, e) : 0;
 }
 
 int vm_start(struct vm *vm, struct err *e)
@@ -280,7 +281,7 @@ int vm_start(struct vm *vm, struct err *e)
     }
     if (vm->cfg.machine.track_dirty_pages && (rc = vm_dirty_track(vm, true, e)))
         return rc;
-    if ((rc = devices_create(vm, e)) || (rc = devices_attach(vm, e))) {
+    if ((rc = devices_create(vm, e)) || (rc = devices_attach(vm, NULL, NULL, e))) {
         vm_end(vm, VM_EXIT_FAILURE,
                e->msg); // descriptors are spent: a second start could not succeed
         return rc;
@@ -322,18 +323,23 @@ int vm_pause(struct vm *vm, struct err *e)
     return 0;
 }
 
+void vm_go(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->nvcpus; i++)
+        if (vcpu_tell_paused(vm->vcpu[i].fd))
+            atomic_fetch_add(&vm->metrics.kvmclock_ctrl_fails, 1);
+    vm->state = VM_RUNNING;
+    vcpu_go(vm->vcpu, vm->nvcpus);
+}
+
 int vm_resume(struct vm *vm, struct err *e)
 {
     uint64_t t = now_ns();
     int rc = vm_refuse_state(vm, true, e);
     if (rc || vm->state == VM_RUNNING)
         return rc;
-    for (unsigned i = 0; i < vm->nvcpus; i++)
-        if (vcpu_tell_paused(vm->vcpu[i].fd))
-            atomic_fetch_add(&vm->metrics.kvmclock_ctrl_fails, 1);
-    vm->state = VM_RUNNING;
     devices_resume(vm);
-    vcpu_go(vm->vcpu, vm->nvcpus);
+    vm_go(vm);
     count_latency(vm, "resume_vm", "vmm_resume_vm", t);
     return 0;
 }

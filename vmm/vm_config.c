@@ -14,6 +14,11 @@ int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e)
         return err_set(e, EINVAL,
                        "huge_pages: 2M pages come with snapshots; use None or Transparent");
     const struct machine_cfg old = vm->cfg.machine;
+    if (c->vcpu_count == vm->nvcpus && c->mem_size_mib == old.mem_size_mib && c->smt == old.smt &&
+        c->track_dirty_pages == old.track_dirty_pages) {
+        vm->cfg.machine = *c; // a shell of this shape stands already
+        return 0;
+    }
     bool resize =
         c->mem_size_mib != old.mem_size_mib || c->track_dirty_pages != old.track_dirty_pages;
     vm->cfg.machine = *c;

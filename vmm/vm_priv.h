@@ -116,7 +116,8 @@ extern const struct loop_ops devices_loop_ops;
 #define SLOT_METRICS (CFG_MAX_DEVS + 1) // pseudo slot: a line of metrics every minute
 void devices_init(struct vm *vm);
 int devices_create(struct vm *vm, struct err *e); // from cfg and the descriptors opened for it
-int devices_attach(struct vm *vm, struct err *e); // ioeventfds, kicks watched
+// Ioeventfds, files given to the ring, kicks watched; then `then` (unless NULL) on the device thread.
+int devices_attach(struct vm *vm, int (*then)(void *), void *arg, struct err *e);
 int devices_quiesce(struct vm *vm);               // returns when nothing is in flight
 void devices_resume(struct vm *vm);
 void devices_free(struct vm *vm);
@@ -133,6 +134,7 @@ int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struc
 int vm_configured(struct vm *vm,
                   struct err *e);  // helper parked, control thread's final filter stacked
 void vm_drop_disks(struct vm *vm); // closes what was opened for drives and interfaces
+void vm_go(struct vm *vm); // devices are ready: vCPUs run
 int vm_rebuild(struct vm *vm, struct err *e); // the VM in KVM made anew for cfg.machine
 void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; the first one counts
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);
