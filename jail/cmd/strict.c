@@ -191,8 +191,22 @@ static _Noreturn void become_monitor(struct strict *s)
     die(r, "%s: %s", r->a->exec_file, strerror(errno));
 }
 
-// SIGTERM and the like go on to the monitor; one that does not end by itself (as init of its pid
-// namespace it may ignore them) is killed after two seconds. Returns the exit status to end with.
+// As init of its pid namespace the monitor does not even notice a signal that it has no handler for.
+static bool handles(pid_t pid, int sig)
+{
+    char path[40], line[128];
+    unsigned long long caught = 0;
+    snprintf(path, sizeof(path), "/proc/%d/status", pid);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f) && sscanf(line, "SigCgt: %llx", &caught) != 1)
+        ;
+    if (f)
+        fclose(f);
+    return caught >> (sig - 1) & 1;
+}
+
+// SIGTERM and the like go on to the monitor; one that does not end within two seconds is killed.
+// Returns the exit status to end with.
 static int watch(pid_t pid, const sigset_t *signals)
 {
     struct timespec grace = {.tv_sec = 2};
@@ -204,7 +218,7 @@ static int watch(pid_t pid, const sigset_t *signals)
         if (sig < 0 && errno == EAGAIN)
             kill(pid, SIGKILL);
         else if (sig > 0 && sig != SIGCHLD)
-            kill(pid, sig), asked = true;
+            kill(pid, handles(pid, sig) ? sig : SIGKILL), asked = true;
     }
 }
 

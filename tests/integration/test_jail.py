@@ -455,7 +455,7 @@ class Strict(Base):
     def test_signals(self):
         p = self.hold(self.strict_words(tail=["hold"]))
         pid = self.child(p)
-        p.terminate()  # the stand-in ignores it, as init of its namespace: killed after the grace time
+        p.terminate()  # the stand-in has no handler, and init of a namespace ignores what it does not handle
         self.assertEqual(p.wait(10), 128 + signal.SIGKILL)
         self.assertFalse(os.path.exists(f"/proc/{pid}"))
         self.assertFalse(os.path.exists(self.sock))
