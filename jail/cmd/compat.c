@@ -49,9 +49,15 @@ static void copy_exec(struct run *r)
     if (out < 0)
         die(r, "%s in the jail: %s", r->a->exec_name, strerror(errno));
     r->copied = true;
-    for (off_t at = 0; at < st.st_size;)
-        if (sendfile(out, in, &at, (size_t)(st.st_size - at)) <= 0)
+    for (off_t left = st.st_size; left > 0;) {
+        // Shares the blocks where the file system can; refuses some pairs of file systems.
+        ssize_t n = copy_file_range(in, NULL, out, NULL, (size_t)left, 0);
+        if (n <= 0)
+            n = sendfile(out, in, NULL, (size_t)left);
+        if (n <= 0)
             die(r, "copying %s: %s", r->a->exec_file, strerror(errno));
+        left -= n;
+    }
 }
 
 static void change_root(struct run *r)
