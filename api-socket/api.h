@@ -29,9 +29,9 @@ struct api_opts {
 // Makes the socket and everything a connection will need. A socket file that nobody listens on is
 // replaced; -EADDRINUSE if somebody does, -EEXIST if the path is something else.
 int api_open(struct api **out, const struct api_opts *o, struct err *e);
-// Serves until wake_fd is readable: 0, or -errno if poll itself fails. Connections stay. Without an
-// api (NULL) it only waits.
-int api_run(struct api *a, struct vm *vm, int wake_fd);
+// Serves until wake_fd (0) or stop_fd (1) is readable, or poll itself fails (-errno). Connections
+// stay. Without an api (NULL) it only waits. stop_fd -1: none.
+int api_run(struct api *a, struct vm *vm, int wake_fd, int stop_fd);
 void api_close(struct api *a); // leaves the socket file: removing it is a right given up earlier
 
 // Applies a configuration file (Firecracker's layout). fd:N is refused in it. On error what came

@@ -339,34 +339,37 @@ static int timeout_ms(const struct api *a)
     return least > now ? (int)((least - now) / 1000000) + 1 : 0;
 }
 
-int api_run(struct api *a, struct vm *vm, int wake_fd)
+int api_run(struct api *a, struct vm *vm, int wake_fd, int stop_fd)
 {
-    struct pollfd alone = {.fd = wake_fd, .events = POLLIN};
-    while (!a)
-        if (poll(&alone, 1, -1) > 0)
-            return 0;
     for (;;) {
-        struct pollfd p[2 + API_CONNECTIONS] = {
-            {.fd = wake_fd, .events = POLLIN},
-            {.fd = a->deaf_until > now_ns() ? -1 : a->fd, .events = POLLIN}};
-        for (unsigned i = 0; i < API_CONNECTIONS; i++) {
+        struct pollfd p[3 + API_CONNECTIONS] = {{.fd = wake_fd, .events = POLLIN},
+                                                {.fd = stop_fd, .events = POLLIN}};
+        const unsigned n = a ? ARRAY_SIZE(p) : 2;
+        if (a)
+            p[2] = (struct pollfd){.fd = a->deaf_until > now_ns() ? -1 : a->fd, .events = POLLIN};
+        for (unsigned i = 0; a && i < API_CONNECTIONS; i++) {
             const struct conn *c = &a->conn[i];
-            p[2 + i] = (struct pollfd){.fd = c->fd, .events = c->outlen ? POLLOUT : POLLIN};
+            p[3 + i] = (struct pollfd){.fd = c->fd, .events = c->outlen ? POLLOUT : POLLIN};
         }
-        if (poll(p, ARRAY_SIZE(p), timeout_ms(a)) < 0 && errno != EINTR)
-            return -errno;
-        if (p[0].revents)
-            return 0;
+        if (poll(p, n, a ? timeout_ms(a) : -1) < 0) {
+            if (errno != EINTR)
+                return -errno;
+            continue;
+        }
+        if (p[0].revents || p[1].revents)
+            return p[0].revents ? 0 : 1;
+        if (!a)
+            continue;
         for (unsigned i = 0; i < API_CONNECTIONS; i++) {
             struct conn *c = &a->conn[i];
-            if (c->fd >= 0 && p[2 + i].revents) {
+            if (c->fd >= 0 && p[3 + i].revents) {
                 if (!c->outlen)
                     receive(a, c);
                 serve(a, vm, c);
             }
             expire(a, c, now_ns());
         }
-        if (p[1].revents)
+        if (p[2].revents)
             admit(a);
     }
 }

@@ -281,6 +281,14 @@ struct limiter *blk_limiter(struct blk *b)
     return &b->limiter;
 }
 
+int blk_fd(struct blk *b)
+{
+    pthread_mutex_lock(&b->dev.lock);
+    int fd = b->swapping ? b->next.b.fd : b->now.b.fd;
+    pthread_mutex_unlock(&b->dev.lock);
+    return fd;
+}
+
 uint64_t blk_bytes(const struct blk *b)
 {
     return b->now.b.bytes;

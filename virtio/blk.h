@@ -47,5 +47,6 @@ void blk_limit(struct blk *b, const struct limiter_cfg *rl);
 struct blk_metrics *blk_metrics(struct blk *b);
 struct limiter *blk_limiter(struct blk *b);
 uint64_t blk_bytes(const struct blk *b); // of the image
+int blk_fd(struct blk *b);               // of the image in use, or about to be: stays the device's
 
 #endif

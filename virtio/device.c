@@ -14,6 +14,7 @@ void vio_init(struct vio_dev *d, const struct vio_ops *ops, const struct vio_hos
     d->mem = mem;
     d->slot = slot;
     pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->reset_done, NULL);
     for (unsigned i = 0; i < VIO_MAX_QUEUES; i++)
         d->queue[i].s.signalled_valid = 1;
 }
@@ -66,6 +67,21 @@ static void forget(struct vio_dev *d)
     atomic_store(&d->isr, 0);
     d->reset_pending = false;
     d->ops->reset(d);
+    pthread_cond_broadcast(&d->reset_done);
+}
+
+// #syscalls:vcpu futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME)
+void vio_reset_wait(struct vio_dev *d)
+{
+    struct timespec until;
+    int rc = 0;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec++;
+    pthread_mutex_lock(&d->lock);
+    while (d->reset_pending && rc == 0)
+        rc = pthread_cond_timedwait(&d->reset_done, &d->lock, &until);
+    pthread_mutex_unlock(&d->lock);
 }
 
 void vio_reset(struct vio_dev *d)

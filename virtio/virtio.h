@@ -34,6 +34,7 @@
 
 #define VIO_MMIO_SIZE  0x1000u
 #define VIO_NOTIFY_OFF 0x50u // QueueNotify: the monitor puts an ioeventfd here
+#define VIO_STATUS_OFF 0x70u
 #define VIO_MAX_QUEUES 3u
 #define VIO_QUEUE_SIZE 256u // largest queue a driver may choose
 #define VIO_SEG_MAX    130u // descriptors of one chain that a device takes (header + 128 + status)
@@ -195,6 +196,7 @@ struct vio_dev {
     bool active;             // DRIVER_OK seen and no fault since
     bool quiesced;
     bool reset_pending; // Status was written 0 with requests in flight
+    pthread_cond_t reset_done;
 };
 
 void vio_init(struct vio_dev *d, const struct vio_ops *ops, const struct vio_host *host,
@@ -205,6 +207,10 @@ void vio_init(struct vio_dev *d, const struct vio_ops *ops, const struct vio_hos
 // activation) is carried to the device thread by host->again.
 uint64_t vio_mmio_read(struct vio_dev *d, uint32_t off, unsigned len);
 void vio_mmio_write(struct vio_dev *d, uint32_t off, unsigned len, uint64_t v);
+
+// After a write to Status by a vCPU: waits until a reset that it began is complete, at most a
+// second. Linux's driver does not read Status back, and would set the device up in the midst of it.
+void vio_reset_wait(struct vio_dev *d);
 
 // Device thread entries: they take the lock and honour quiesce, faults and pending resets.
 void vio_kick(struct vio_dev *d);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
+#include <sys/signalfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -24,6 +25,7 @@ struct monitor {
     struct api *api;
     char *config;
     size_t config_len;
+    int stop_fd; // readable when SIGTERM, SIGINT or SIGHUP asks for an orderly end
     int dir_fd[ARGS_MAX_DIRS];
     struct handed_tap tap[ARGS_MAX_PASSED];
     unsigned ntaps;
@@ -79,6 +81,22 @@ static int read_config(struct monitor *m, struct err *e)
     return 0;
 }
 
+// Blocked in every thread, since all are made later, and read from a descriptor: an orderly end gives
+// taps, locks and the terminal back.
+// #syscalls:boot rt_sigprocmask signalfd4
+static int hear_signals(struct monitor *m, struct err *e)
+{
+    sigset_t s;
+
+    sigemptyset(&s);
+    sigaddset(&s, SIGTERM);
+    sigaddset(&s, SIGINT);
+    sigaddset(&s, SIGHUP);
+    sigprocmask(SIG_BLOCK, &s, NULL);
+    m->stop_fd = signalfd(-1, &s, SFD_CLOEXEC | SFD_NONBLOCK);
+    return m->stop_fd < 0 ? err_set(e, errno, "signalfd: %s", strerror(errno)) : 0;
+}
+
 static int open_dirs(struct monitor *m, struct err *e)
 {
     for (unsigned i = 0; i < m->args.ndirs; i++) {
@@ -128,7 +146,9 @@ static int build(struct monitor *m, struct err *e)
                           .nuids = a->nuids};
 
     snprintf(o.id, sizeof(o.id), "%s", a->id);
-    int rc = open_dirs(m, e);
+    int rc = hear_signals(m, e);
+    if (rc == 0)
+        rc = open_dirs(m, e);
     if (rc == 0 && a->config_file)
         rc = read_config(m, e);
     // The socket listens before the VM is built: a client's connect waits in the backlog meanwhile.
@@ -217,15 +237,17 @@ static int run(struct monitor *m)
         vm_free(m->vm);
         return VM_EXIT_CONFIG;
     }
-    rc = api_run(m->api, m->vm, vm_exit_fd(m->vm));
+    rc = api_run(m->api, m->vm, vm_exit_fd(m->vm), m->stop_fd);
+    if (rc > 0)
+        vm_stop(m->vm, "a signal asked for it");
     enum vm_exit status = vm_exit_status(m->vm, &why);
-    if (rc == 0 && status == VM_EXIT_OK)
+    if (rc >= 0 && status == VM_EXIT_OK)
         LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);
     else
-        complain(rc ? strerror(-rc) : why);
+        complain(rc < 0 ? strerror(-rc) : why);
     api_close(m->api);
     vm_free(m->vm);
-    return rc ? VM_EXIT_HOST : (int)status;
+    return rc < 0 ? VM_EXIT_HOST : (int)status;
 }
 
 int main(int argc, char **argv)

@@ -68,10 +68,13 @@ static void mmio(void *ctx, uint64_t addr, bool write, unsigned len, uint8_t *da
     memcpy(&v, data, MIN(len, sizeof(v)));
     if (addr >= PLAT_VIRTIO && slot < vm->nslots) {
         uint32_t off = (uint32_t)((addr - PLAT_VIRTIO) % VIO_MMIO_SIZE);
+        struct vio_dev *d = vm->slot[slot].d;
         if (write)
-            vio_mmio_write(vm->slot[slot].d, off, len, v);
+            vio_mmio_write(d, off, len, v);
         else
-            v = vio_mmio_read(vm->slot[slot].d, off, len);
+            v = vio_mmio_read(d, off, len);
+        if (write && off == VIO_STATUS_OFF)
+            vio_reset_wait(d);
     } else if (addr >= PLAT_IOAPIC && addr < PLAT_IOAPIC + 0x1000) {
         if (write)
             ioapic_write(&vm->ioapic, addr - PLAT_IOAPIC, len, (uint32_t)v);
@@ -193,15 +196,29 @@ static int own_nonblock(int fd, int flags)
     return mine;
 }
 
+struct out_call {
+    struct vm *vm;
+    int fd;
+};
+
+// (D) Where the file has no place on the ring, a full FIFO is only tried again at the next byte.
+static int take_out(void *arg)
+{
+    struct out_call *c = arg;
+
+    loop_file_del(&c->vm->loop, c->vm->serial_out_file);
+    close_fdp(&c->vm->serial_out);
+    c->vm->serial_out = c->fd;
+    c->vm->serial_out_file = loop_file_add(&c->vm->loop, c->fd);
+    return 0;
+}
+
 int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e)
 {
     if (path) {
         int fd = path_open_sink(vm, path, "serial_out_path", fds, e);
-        if (fd < 0)
-            return fd;
-        close_fdp(&vm->serial_out);
-        vm->serial_out = fd;
-        return 0;
+        struct out_call c = {vm, fd};
+        return fd < 0 ? fd : loop_call(&vm->loop, take_out, &c);
     }
     struct stat st;
     vm->serial_out = vm->opts.serial_out >= 0 ? own_nonblock(vm->opts.serial_out, O_WRONLY) : -1;

@@ -149,6 +149,7 @@ void vm_free(struct vm *vm)
         vcpu_stop(vm->vcpu, vm->nvcpus, true);
     if (vm->armed)
         devices_quiesce(vm); // requests in flight land before their files go
+    helper_end(&vm->helper);
     platform_serial_flush(vm);
     loop_end(&vm->loop);
     devices_free(vm);
@@ -220,6 +221,11 @@ void vm_end(struct vm *vm, enum vm_exit how, const char *text)
         LOG_E(&vm->log, "cannot tell the control thread that the microVM ended");
 }
 
+void vm_stop(struct vm *vm, const char *why)
+{
+    vm_end(vm, VM_EXIT_OK, why);
+}
+
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 {
     bool started = vm->state != VM_NOT_STARTED;
@@ -236,6 +242,9 @@ int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 // #syscalls:config getrandom
 static int load_guest(struct vm *vm, struct err *e)
 {
+    static const enum mem_pages pages[] = {[HUGE_NONE] = MEM_PAGES_SMALL,
+                                           [HUGE_TRANSPARENT] = MEM_PAGES_TRANSPARENT,
+                                           [HUGE_2M] = MEM_PAGES_2M};
     char cmdline[CFG_CMDLINE_MAX];
     uint8_t id[16];
     struct boot_entry entry = {0};
@@ -248,7 +257,7 @@ static int load_guest(struct vm *vm, struct err *e)
     rq.ndevs = devices_layout(vm, rq.dev);
     int rc = boot_cmdline(&vm->cfg, rq.dev, rq.ndevs, cmdline, e);
     if (rc == 0)
-        rc = mem_back_anon(&vm->mem, vm->cfg.machine.huge_pages == HUGE_TRANSPARENT, e);
+        rc = mem_back_anon(&vm->mem, pages[vm->cfg.machine.huge_pages], e);
     if (rc == 0)
         rc = boot_load(&rq, &entry, e);
     if (rc == 0 && getrandom(id, sizeof(id), 0) == sizeof(id))
@@ -275,12 +284,13 @@ int vm_start(struct vm *vm, struct err *e)
         return err_set(e, EINVAL, "kernel_image_path: cannot start without a boot source");
     vm->t_start = now_ns();
     vm->t_start_cpu = cpu_ns();
-    if ((rc = load_guest(vm, e))) {
+    rc = load_guest(vm, e);
+    if (rc == 0 && vm->cfg.machine.track_dirty_pages)
+        rc = vm_dirty_track(vm, true, e);
+    if (rc) { // as before the request: it may be made again
         mem_unback(&vm->mem);
         return rc;
     }
-    if (vm->cfg.machine.track_dirty_pages && (rc = vm_dirty_track(vm, true, e)))
-        return rc;
     if ((rc = devices_create(vm, e)) || (rc = devices_attach(vm, NULL, NULL, e))) {
         vm_end(vm, VM_EXIT_FAILURE,
                e->msg); // descriptors are spent: a second start could not succeed

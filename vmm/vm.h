@@ -29,7 +29,7 @@ enum vm_state { VM_NOT_STARTED, VM_RUNNING, VM_PAUSED };
 
 // How the process ends; the value is its exit status.
 enum vm_exit {
-    VM_EXIT_OK = 0,       // guest powered off, rebooted, or Ctrl-Alt-Del
+    VM_EXIT_OK = 0,       // guest powered off, rebooted, Ctrl-Alt-Del; or SIGTERM, SIGINT, SIGHUP
     VM_EXIT_FAILURE = 1,  // set-up failed
     VM_EXIT_ARGS = 153,   // command line
     VM_EXIT_CONFIG = 152, // configuration file
@@ -84,6 +84,8 @@ bool vm_guest_ready(const struct vm *vm); // the guest wrote the ready port
 // Readable when the microVM has ended (any thread may have ended it); then vm_exit_status tells
 // how.
 int vm_exit_fd(const struct vm *vm);
+// Ends it as VM_EXIT_OK, unless it ended before.
+void vm_stop(struct vm *vm, const char *why);
 enum vm_exit vm_exit_status(const struct vm *vm, const char **why);
 
 // ---- before the start

@@ -10,9 +10,6 @@ int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e)
     int rc = vm_refuse_state(vm, false, e);
     if (rc || (rc = cfg_check_machine(c, e)))
         return rc;
-    if (c->huge_pages == HUGE_2M)
-        return err_set(e, EINVAL,
-                       "huge_pages: 2M pages come with snapshots; use None or Transparent");
     const struct machine_cfg old = vm->cfg.machine;
     if (c->vcpu_count == vm->nvcpus && c->mem_size_mib == old.mem_size_mib && c->smt == old.smt &&
         c->track_dirty_pages == old.track_dirty_pages) {
@@ -29,8 +26,10 @@ int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e)
         rc = kvm_add_vcpus(vm, c->vcpu_count, e);
     if (rc == 0 && resize)
         rc = kvm_set_memory(vm, c->mem_size_mib * MIB, e);
-    if (rc)
+    if (rc) { // half of the new machine may stand: the old one is built again
         vm->cfg.machine = old;
+        vm_rebuild(vm, NULL);
+    }
     return rc;
 }
 
@@ -84,6 +83,18 @@ static bool same_file(int a, int b)
            x.st_ino == y.st_ino;
 }
 
+// A running drive that takes the image it has (it grew) goes on with the description that holds
+// the lock: a second one would find its own image in use.
+// #syscalls:control fcntl(F_DUPFD_CLOEXEC)
+static int take_image(int *fd, int held, bool read_only, struct err *e)
+{
+    if (!same_file(*fd, held))
+        return blk_lock(*fd, read_only, e);
+    close_fdp(fd);
+    *fd = fcntl(held, F_DUPFD_CLOEXEC, 0);
+    return *fd < 0 ? err_set(e, errno, "path_on_host: %s", strerror(errno)) : 0;
+}
+
 // One owner per disk. A drive that replaces itself on the same image gives its own lock up first,
 // and takes it back when the new one cannot be had.
 static int lock_image(int fd, bool read_only, const struct disk *old, bool old_ro, struct err *e)
@@ -102,7 +113,7 @@ static int lock_image(int fd, bool read_only, const struct disk *old, bool old_r
 // #syscalls:config newfstatat fcntl(F_OFD_SETLK)
 // #syscalls:control newfstatat fcntl(F_OFD_SETLK)
 static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct disk *old, bool old_ro,
-                     struct passed_fds *fds, struct disk *out, struct err *e)
+                     int live, struct passed_fds *fds, struct disk *out, struct err *e)
 {
     bool base_ro = c->is_read_only || c->cow_path[0];
     struct stat st;
@@ -112,7 +123,10 @@ static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct disk
     if (fd < 0)
         return fd;
     int rc = blk_check(fd, &out->bytes, e);
-    if (rc || (rc = lock_image(fd, base_ro, old, old_ro, e)))
+    if (rc == 0)
+        rc =
+            live >= 0 ? take_image(&fd, live, base_ro, e) : lock_image(fd, base_ro, old, old_ro, e);
+    if (rc)
         return rc;
     _cleanup_(close_fdp) int cow = -1;
     if (c->cow_path[0]) {
@@ -179,7 +193,7 @@ int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fd
     if (c->cow_path[0] && c->is_read_only)
         return err_set(e, EINVAL, "cow_path: a read-only drive needs no copy-on-write layer");
     rc = open_disk(vm, c, old >= 0 ? &vm->disk[old] : NULL,
-                   old >= 0 && vm->cfg.drives[old].is_read_only, fds, &d, e);
+                   old >= 0 && vm->cfg.drives[old].is_read_only, -1, fds, &d, e);
     if (rc)
         return rc;
     unsigned at = old >= 0 ? (unsigned)old : vm->cfg.ndrives;
@@ -310,7 +324,7 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
             return err_set(e, EINVAL,
                            "path_on_host: drive %s has a copy-on-write layer over its image", id);
         snprintf(want.path_on_host, sizeof(want.path_on_host), "%s", path);
-        if ((rc = open_disk(vm, &want, NULL, false, fds, &d, e)))
+        if ((rc = open_disk(vm, &want, NULL, false, blk_fd(p.s->blk), fds, &d, e)))
             return rc;
         b = (struct blk_backing){.fd = d.fd,
                                  .cow_fd = -1,

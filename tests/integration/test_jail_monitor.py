@@ -104,7 +104,7 @@ class Base(unittest.TestCase):
         return out
 
     def assert_fds(self, pid, files):
-        """The exact list: fixed numbers, the named files, and nothing else but eventfds below them."""
+        """The exact list: fixed numbers, the named files, and nothing else but eventfds and the signalfd below them."""
         got = self.fds(pid)
         fixed = {n: v for n, v in got.items() if n >= 200}
         want = {209: "anon_inode:kvm-vm", 210: "anon_inode:[io_uring]", 214: "socket:",
@@ -114,7 +114,7 @@ class Base(unittest.TestCase):
                 want[n] = fixed[n]
         self.assertEqual(fixed, want)
         rest = sorted(v for n, v in got.items() if 2 < n < 200 and v != "anon_inode:[eventfd]")
-        for pattern in files:
+        for pattern in [*files, r"^anon_inode:\[signalfd\]$"]:
             found = [v for v in rest if re.search(pattern, v)]
             self.assertTrue(found, f"{pattern} in {rest}")
             rest.remove(found[0])

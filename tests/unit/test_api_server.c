@@ -23,7 +23,7 @@ static char dir[] = "/tmp/mayfly-api-XXXXXX", sock[64];
 static void *serve(void *arg)
 {
     (void)arg;
-    ck_assert_int_eq(api_run(api, &vm, stop_fd), 0);
+    ck_assert_int_eq(api_run(api, &vm, stop_fd, -1), 0);
     return NULL;
 }
 

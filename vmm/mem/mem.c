@@ -9,7 +9,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define HUGE_PAGE (2 * MIB)
+#define HUGE_PAGE  (2 * MIB)
+#define HUGETLB_2M (MAP_HUGETLB | 21 << MAP_HUGE_SHIFT) // log2 of the page size
 
 // Reserves `size` bytes on a 2 MiB boundary, so that transparent huge pages line up in guest and
 // host alike.
@@ -54,20 +55,29 @@ int mem_reserve(struct guest_mem *m, uint64_t size, struct err *e)
 static bool map_over(const struct mem_region *r, int prot, int flags, int fd, uint64_t off)
 {
     // MAP_FIXED stays inside our own reservation, so it replaces nothing but ourselves.
-    return mmap(r->host, r->size, prot, flags | MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
-                (off_t)off) != MAP_FAILED;
+    return mmap(r->host, r->size, prot, flags | MAP_PRIVATE | MAP_FIXED, fd, (off_t)off) !=
+           MAP_FAILED;
 }
 
-int mem_back_anon(struct guest_mem *m, bool huge, struct err *e)
+// Pages of the host's pool are reserved, not only mapped: a page missing later would be a SIGBUS.
+int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e)
 {
+    const int flags = pages == MEM_PAGES_2M ? HUGETLB_2M : MAP_NORESERVE;
     for (unsigned i = 0; i < m->n; i++) {
-        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0)) {
-            int rc = err_set(e, ENOMEM, "cannot map guest memory: %m");
+        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0)) {
+            int rc =
+                pages == MEM_PAGES_2M
+                    ? err_set(e, ENOMEM,
+                              "huge_pages: the host has not %llu free huge pages of 2 MiB (%m)",
+                              (unsigned long long)(m->size / HUGE_PAGE))
+                    : err_set(e, ENOMEM, "cannot map guest memory: %m");
             mem_unback(m);
             return rc;
         }
         // Advice: a kernel built without huge pages refuses it, and nothing is lost.
-        madvise(m->r[i].host, m->r[i].size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        if (pages != MEM_PAGES_2M)
+            madvise(m->r[i].host, m->r[i].size,
+                    pages == MEM_PAGES_TRANSPARENT ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     }
     return 0;
 }
@@ -81,7 +91,7 @@ int mem_back_file(struct guest_mem *m, int fd, struct err *e)
         return err_set(e, EINVAL, "the memory file holds %llu bytes, the guest's RAM is %llu",
                        (unsigned long long)st.st_size, (unsigned long long)m->size);
     for (unsigned i = 0; i < m->n; i++)
-        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, 0, fd, m->r[i].file_off)) {
+        if (!map_over(&m->r[i], PROT_READ | PROT_WRITE, MAP_NORESERVE, fd, m->r[i].file_off)) {
             int rc = err_set(e, ENOMEM, "cannot map the memory file: %m");
             mem_unback(m);
             return rc;
@@ -92,7 +102,7 @@ int mem_back_file(struct guest_mem *m, int fd, struct err *e)
 void mem_unback(struct guest_mem *m)
 {
     for (unsigned i = 0; i < m->n; i++)
-        map_over(&m->r[i], PROT_NONE, MAP_ANONYMOUS, -1, 0);
+        map_over(&m->r[i], PROT_NONE, MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
 void mem_free(struct guest_mem *m)

@@ -47,9 +47,12 @@ enum mem_access {
 // no access, no memory. Errors: -EINVAL, -ENOMEM.
 int mem_reserve(struct guest_mem *m, uint64_t size, struct err *e);
 
-// Backs the whole reservation with zeroed private anonymous memory (huge: ask for transparent huge
-// pages, else forbid them). Errors: -ENOMEM.
-int mem_back_anon(struct guest_mem *m, bool huge, struct err *e);
+// Transparent is asked for, else forbidden; 2M come from the host's pool (vm.nr_hugepages).
+enum mem_pages { MEM_PAGES_SMALL, MEM_PAGES_TRANSPARENT, MEM_PAGES_2M };
+
+// Backs the whole reservation with zeroed private anonymous memory. MEM_PAGES_2M takes a size that
+// is a multiple of 2 MiB. Errors: -ENOMEM.
+int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e);
 
 // Backs it with fd, MAP_PRIVATE: guest writes never reach the file, unwritten pages are shared with
 // every other clone. fd must be a regular file of at least m->size bytes; it may be closed
