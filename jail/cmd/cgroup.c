@@ -58,6 +58,7 @@ static void make_path(struct run *r, const char *mount, const char *controller, 
                       size_t size)
 {
     char rel[300], enable[40];
+    bool fresh = false;
     snprintf(rel, sizeof(rel), "%s/%s", r->a->parent_cgroup ? r->a->parent_cgroup : r->a->exec_name,
              r->a->id);
     snprintf(enable, sizeof(enable), "+%s", controller);
@@ -69,16 +70,17 @@ static void make_path(struct run *r, const char *mount, const char *controller, 
             write_file(r, parent, "cgroup.subtree_control", enable);
         size_t n = strlen(leaf);
         snprintf(leaf + n, size - n, "/%s", p);
-        if (!mkdir(leaf, 0755)) {
-            if (r->n_cgroup_dir == ARRAY_SIZE(r->cgroup_dir))
-                die(r, "cgroup: --parent-cgroup is too deep");
-            snprintf(r->cgroup_dir[r->n_cgroup_dir++], sizeof(r->cgroup_dir[0]), "%s", leaf);
+        fresh = !mkdir(leaf, 0755);
+        if (fresh) {
             if (!strcmp(controller, "cpuset") && r->a->cgroup_version == 1)
                 inherit_cpuset(r, leaf, parent);
         } else if (errno != EEXIST) {
             die(r, "cgroup %s: %s", leaf, strerror(errno));
         }
     }
+    // The parents stay: another jail may be about to make its own group in them.
+    if (fresh)
+        snprintf(r->cgroup_dir[r->n_cgroup_dir++], sizeof(r->cgroup_dir[0]), "%s", leaf);
 }
 
 static bool noted(struct run *r, const char *dir)

@@ -39,8 +39,8 @@ int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e);
 // the monitor has ended.
 struct run {
     const struct args *a;
-    pid_t owner;                        // the process that undoes; a fork of it must not
-    char cgroup_dir[4 * MAX_LIST][512]; // made by us, deepest last
+    pid_t owner;                    // the process that undoes; a fork of it must not
+    char cgroup_dir[MAX_LIST][512]; // made by us, one for each --cgroup at most
     size_t n_cgroup_dir;
     char cgroup_join[MAX_LIST][512]; // directories to enter
     size_t n_cgroup_join;
