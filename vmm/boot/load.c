@@ -4,6 +4,7 @@
 // Files are read when the microVM starts, before the control thread's final filter:
 // #syscalls:config pread64 newfstatat
 #include "vmm/boot/load.h"
+#include "vmm/dev/platform.h"
 
 #include <sys/stat.h>
 
@@ -91,6 +92,16 @@ static int named(int rc, const char *field, struct err *e)
     return rc == -ENOEXEC ? -EINVAL : rc;
 }
 
+// Where a PC's firmware would reset the machine. Linux jumps there in real mode when it has no better way: a kernel
+// with EFI support on a hardware-reduced machine does so unless reboot= says otherwise.
+static int write_reset_vector(const struct guest_mem *m)
+{
+    static const uint8_t code[] = {0xb0, 0xfe,           // mov $0xfe, %al
+                                   0xe6, PLAT_I8042_CMD, // out %al, $0x64: pulse the reset line
+                                   0xf4, 0xeb,           0xfd}; // hlt; jmp to it
+    return mem_write(m, BOOT_RESET_VECTOR, code, sizeof(code));
+}
+
 int boot_load(const struct boot_request *rq, struct boot_entry *out, struct err *e)
 {
     struct kernel_image k = {0};
@@ -111,6 +122,8 @@ int boot_load(const struct boot_request *rq, struct boot_entry *out, struct err 
         return named(rc, "initrd_path", e);
     if (mem_write(rq->mem, BOOT_CMDLINE, rq->cmdline, len) < 0)
         return err_set(e, EFAULT, "no RAM for the command line");
+    if (write_reset_vector(rq->mem) < 0)
+        return err_set(e, EFAULT, "no RAM for the reset vector");
     rc = acpi_write(rq, e);
     if (rc < 0)
         return rc;

@@ -5,9 +5,9 @@
 
 #include "vmm/boot/boot.h"
 
-#define BOOT_EBDA      0x9fc00ULL // from here to 1 MiB nothing is RAM to the guest
-#define BOOT_ACPI_END  BOOT_HIMEM
-#define BOOT_ENTRY_OFF 0x200ULL // 64-bit entry of a bzImage, past its load address
+#define BOOT_EBDA         0x9fc00ULL // from here to 1 MiB nothing is RAM to the guest
+#define BOOT_RESET_VECTOR 0xffff0ULL // f000:fff0
+#define BOOT_ENTRY_OFF    0x200ULL   // 64-bit entry of a bzImage, past its load address
 
 enum e820_type { E820_RAM = 1, E820_RESERVED = 2 };
 

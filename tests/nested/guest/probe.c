@@ -50,25 +50,21 @@ static int cpuid(void)
     return 0;
 }
 
-// Every port, three widths, in and out. Values that rightly end the machine (0xfe to the keyboard
-// controller, S5 to the sleep register) are not among them.
+// Every port, in and out, three widths in turn. Values that rightly end the machine (0xfe to the
+// keyboard controller, S5 to the sleep register) are not among them.
 static int ports(void)
 {
-    static const uint32_t values[] = {0, 0xffffffff, 0x5a5a5a5a};
     if (iopl(3))
         return 1;
     for (uint32_t port = 0; port < 0x10000; port++) {
         if (port >= 0x3f8 && port < 0x400)
             continue; // the console this is reported on
-        for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-            outb((uint8_t)values[i], (uint16_t)port);
-            if (i == 0) {
-                (void)inb((uint16_t)port);
-                outw((uint16_t)values[1], (uint16_t)port);
-                outl(values[2], (uint16_t)port);
-                (void)inl((uint16_t)port);
-            }
-        }
+        outb(0xff, (uint16_t)port);
+        if (port % 2)
+            outw(0xffff, (uint16_t)port);
+        else
+            outl(0x5a5a5a5a, (uint16_t)port);
+        (void)inb((uint16_t)port);
     }
     return 0;
 }
