@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """mayfly-jail from outside and from inside (J1-J10): a stand-in for a hijacked monitor runs in it."""
-import fcntl
+import glob
 import json
 import os
 import re
@@ -28,6 +28,14 @@ def setUpModule():
     lib.need_kvm()
     if SANITIZED:
         raise unittest.SkipTest("a sanitizer's runtime needs the dynamic loader, which no jail holds")
+
+
+def tearDownModule():
+    for parent in glob.glob("/sys/fs/cgroup/misbehave") + glob.glob("/sys/fs/cgroup/*/misbehave"):
+        try:
+            os.rmdir(parent)
+        except OSError:
+            pass
 
 
 def status(pid):
