@@ -37,6 +37,33 @@ static int read_snapshot(struct job *j, struct err *e)
     return rc;
 }
 
+// Everything but the snapshot's images is handed over, so their folders are all a monitor need see.
+// A path relative to who-knows-where cannot be allowed for; then nothing is narrowed.
+static void find_dirs(struct job *j)
+{
+    for (unsigned i = 0; i < j->saved->ndevs; i++) {
+        const struct saved_dev *d = &j->saved->dev[i];
+        const char *path = d->blk.cfg.path_on_host;
+        if (d->kind != SAVED_BLK || (j->data && !strcmp(d->blk.cfg.drive_id, j->data_drive)))
+            continue;
+        const char *slash = strrchr(path, '/');
+        if (path[0] != '/' || slash == path) {
+            j->dirs.n = 0;
+            return;
+        }
+        char *dir = strndup(path, (size_t)(slash - path));
+        bool known = !dir;
+        for (unsigned k = 0; k < j->dirs.n && !known; k++)
+            known = !strcmp(j->dirs.v[k], dir);
+        if (known)
+            free(dir);
+        else
+            j->dirs.v[j->dirs.n++] = dir; // at most one a drive
+    }
+    if (!j->dirs.n && j->dir[0] == '/')
+        j->dirs.v[j->dirs.n++] = j->dir;
+}
+
 static int read_data(struct job *j, struct err *e)
 {
     struct stat st;
@@ -76,6 +103,8 @@ static int prepare(struct job *j, struct err *e)
         rc = read_data(j, e);
     if (rc == 0)
         rc = make_dirs(j->dir, e);
+    if (rc == 0)
+        find_dirs(j);
     snprintf(name, sizeof(name), "%s/clones", j->dir);
     if (rc == 0 && stat(name, &st) == 0)
         return err_set(e, EEXIST, "%s holds clones that were kept: mayflyctl end %s", j->dir,

@@ -50,6 +50,7 @@ struct job {
     uint64_t done, failed;
     const char *nets[CFG_MAX_NETS]; // interface ids of the snapshot
     unsigned nnets;
+    struct opt_list dirs; // where the snapshot's images lie: all that a monitor opens by itself
 };
 
 // Opens or makes what clone i gets for its drives; appends to fds and to the overrides' text.

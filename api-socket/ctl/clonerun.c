@@ -61,7 +61,7 @@ static int load_request(const struct job *j, const struct clone *c, uint64_t i, 
 static int start(struct job *j, uint64_t i, struct err *e)
 {
     struct clone *c = &j->c[i];
-    struct spawn s = {.mayfly = j->mayfly, .id = c->name, .sock = c->sock};
+    struct spawn s = {.mayfly = j->mayfly, .id = c->name, .sock = c->sock, .dirs = &j->dirs};
     char body[4096];
     int fds[API_FDS_MAX];
     unsigned nfds = 0;
@@ -106,6 +106,16 @@ static void *worker(void *arg)
 // ---- the loop
 // ------------------------------------------------------------------------------------
 
+// Out of the loop first: a monitor being spawned right now holds a copy of every descriptor until it
+// execs, and what such a copy keeps alive would be reported for ever.
+static void forget(const struct job *j, int *fd)
+{
+    if (*fd >= 0)
+        epoll_ctl(j->epoll, EPOLL_CTL_DEL, *fd, NULL);
+    close_fdp(fd);
+    *fd = -1;
+}
+
 static void done(struct job *j, struct clone *c)
 {
     uint64_t one = 1;
@@ -113,9 +123,8 @@ static void done(struct job *j, struct clone *c)
     if (c->counted)
         return;
     c->counted = true;
-    close_fdp(&c->api);
-    close_fdp(&c->probe);
-    c->api = c->probe = -1;
+    forget(j, &c->api);
+    forget(j, &c->probe);
     j->done++;
     j->failed += c->e.msg[0] != 0;
     if (write(j->room, &one, sizeof(one)) != sizeof(one))
@@ -142,8 +151,7 @@ static void on_api(struct job *j, struct clone *c)
         return;
     }
     c->loaded = true;
-    close_fdp(&c->api); // a monitor serves ten connections; this one is over
-    c->api = -1;
+    forget(j, &c->api); // a monitor serves ten connections; this one is over
     if (j->no_get || c->t_last)
         done(j, c);
 }
@@ -189,8 +197,7 @@ static void on_answer(struct job *j, struct clone *c)
         return;
     }
     c->t_last = now_ns();
-    close_fdp(&c->probe);
-    c->probe = -1;
+    forget(j, &c->probe);
     if (c->status >= 400)
         fail(j, c, "the guest answered with an error");
     else if (c->loaded)

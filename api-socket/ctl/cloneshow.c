@@ -45,7 +45,7 @@ static struct stats stats(const struct job *j, size_t to)
     }
     if (n) {
         qsort(v, n, sizeof(*v), by_size);
-        s = (struct stats){v[n / 2], v[(n * 99) / 100], v[n - 1]};
+        s = (struct stats){v[n / 2], v[(n * 99 + 99) / 100 - 1], v[n - 1]};
     }
     free(v);
     return s;

@@ -91,9 +91,8 @@ struct spawn {
     const char *id;
     const char
         *sock; // its API socket; made here and handed over, so that it can be connected to at once
-    // in a strict jail:
-    const char *jail, *uid, *gid;
-    const struct opt_list *dirs;
+    const struct opt_list *dirs;  // beneath which it may open files; NULL: anywhere
+    const char *jail, *uid, *gid; // spawn_jailed alone
 };
 
 int spawn_listen(const char *path, struct err *e);

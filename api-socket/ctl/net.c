@@ -5,7 +5,9 @@
 // than the namespace.
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
@@ -186,17 +188,41 @@ int net_enter(const char *name, struct err *e)
     return 0;
 }
 
+// Attaching brings the carrier up, but a worker of the kernel opens the queue a moment later: what is sent
+// before that is dropped, and a lost SYN costs a second. Asking for the link makes the kernel (6.8 and
+// later) do that work at once; on older ones the flag is waited for.
+static void wait_for_link(int s, const char *tap)
+{
+    struct ethtool_value v = {.cmd = ETHTOOL_GLINK};
+    struct ifreq r = {.ifr_flags = 0};
+
+    snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", tap);
+    memcpy(&r.ifr_data, &(void *){&v}, sizeof(r.ifr_data));
+    ioctl(s, SIOCETHTOOL, &r);
+    for (int i = 0; i < 200 && ioctl(s, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_RUNNING); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+}
+
 // TUNSETIFF would make a tap that is not there, and one that nobody addressed.
 int net_open_tap(const char *tap, struct err *e)
 {
-    struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    struct ifreq r = {.ifr_flags = 0};
 
-    if (!if_nametoindex(tap))
-        return err_set(e, ENODEV, "there is no interface %s in the namespace", tap);
     snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", tap);
+    _cleanup_(close_fdp) int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (s < 0 || ioctl(s, SIOCGIFINDEX, &r))
+        return err_set(e, ENODEV, "there is no interface %s in the namespace", tap);
     _cleanup_(close_fdp) int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || ioctl(fd, TUNSETIFF, &r))
-        return err_set(e, errno, "cannot attach to %s: %s", tap, strerror(errno));
+    if (fd < 0)
+        return err_set(e, errno, "cannot open /dev/net/tun: %s", strerror(errno));
+    r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    // A monitor that was killed lets go of its tap when its ring is torn down, which takes a moment.
+    for (int tries = 0; ioctl(fd, TUNSETIFF, &r); tries++) {
+        if (errno != EBUSY || tries == 40)
+            return err_set(e, errno, "cannot attach to %s: %s", tap, strerror(errno));
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    wait_for_link(s, tap);
     return steal_fd(&fd);
 }
 

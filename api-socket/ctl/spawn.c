@@ -111,7 +111,7 @@ int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
         s->jail, "--strict", "--id", s->id, "--exec-file", s->mayfly, "--api-sock", s->sock};
     size_t n = 8;
 
-    for (unsigned i = 0; i < s->dirs->n; i++) {
+    for (unsigned i = 0; s->dirs && i < s->dirs->n; i++) {
         argv[n++] = "--dir";
         argv[n++] = s->dirs->v[i];
     }
