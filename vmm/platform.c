@@ -83,6 +83,8 @@ static void mmio(void *ctx, uint64_t addr, bool write, unsigned len, uint8_t *da
     } else if (addr == PLAT_BOOT_TIMER && write) {
         if (vm->opts.boot_timer && (uint8_t)v == 123)
             boot_timer(vm);
+    } else if (mem_at(&vm->mem, addr, 1, MEM_READ)) { // RAM that KVM could not reach
+        vm_end(vm, VM_EXIT_MEMORY, MEMORY_GONE);
     } else {
         atomic_fetch_add_explicit(&vm->metrics.unmapped_mmio, 1, memory_order_relaxed);
         LOG_GUEST(&vm->log, "guest %s of unmapped address 0x%llx", write ? "write" : "read",
@@ -108,7 +110,11 @@ static void vcpu_end(void *ctx, struct vcpu *v, enum vcpu_end why, const char *t
         why == VCPU_END_INTERNAL && atomic_load(&vm->pvm)
             ? " (this host's KVM is PVM: it runs kernels built for PVM guests, not ordinary ones)"
             : "");
-    vm_end(vm, why == VCPU_END_INTERNAL ? VM_EXIT_GUEST : VM_EXIT_HOST, line);
+    vm_end(vm,
+           why == VCPU_END_INTERNAL ? VM_EXIT_GUEST
+           : why == VCPU_END_MEMORY ? VM_EXIT_MEMORY
+                                    : VM_EXIT_HOST,
+           line);
 }
 
 static void vcpu_stalled(void *ctx, struct vcpu *v, uint64_t rip)
@@ -162,14 +168,19 @@ static void i8042_reset(void *ctx)
     vm_end(ctx, VM_EXIT_OK, "the guest reset itself (i8042)");
 }
 
+void platform_reset(struct vm *vm)
+{
+    ioapic_init(&vm->ioapic, kvm_msi, vm);
+    serial_init(&vm->serial, serial_irq, serial_wake, vm);
+    i8042_init(&vm->i8042, i8042_irq, i8042_reset, vm);
+}
+
 void platform_init(struct vm *vm)
 {
     struct limiter_cfg none = {0};
 
     vcpu_gate_init(&vm->gate);
-    ioapic_init(&vm->ioapic, kvm_msi, vm);
-    serial_init(&vm->serial, serial_irq, serial_wake, vm);
-    i8042_init(&vm->i8042, i8042_irq, i8042_reset, vm);
+    platform_reset(vm);
     limiter_init(&vm->serial_limit, &none, 0);
 }
 

@@ -274,11 +274,17 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
     return 0;
 }
 
+static int reset_platform(void *vm)
+{
+    platform_reset(vm);
+    return 0;
+}
+
 void vm_restore_undo(struct vm *vm)
 {
     devices_free(vm);
     vm_drop_disks(vm);
     mem_unback(&vm->mem);
-    platform_init(vm);
+    loop_call(&vm->loop, reset_platform, vm);
     vm_rebuild(vm, NULL);
 }

@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include "vmm/boot/identity.h"
 #include "vmm/state.h"
@@ -41,6 +42,21 @@ static int build(struct vm *vm, struct err *e)
     return rc;
 }
 
+// The monitor itself touched memory whose file was cut short. Whatever thread this is, there is no
+// going on, and nothing here may take a lock.
+// #syscalls:vcpu write exit_group
+// #syscalls:device write exit_group
+// #syscalls:control write exit_group
+// #syscalls:helper write exit_group
+static void on_sigbus(int sig)
+{
+    static const char text[] = "mayfly: " MEMORY_GONE "\n";
+
+    (void)sig;
+    if (write(STDERR_FILENO, text, sizeof(text) - 1) >= 0 || errno)
+        _exit(VM_EXIT_MEMORY);
+}
+
 // Memory of the process itself: everything is allocated before the microVM is configured.
 // #syscalls:config brk mmap(!PROT_EXEC) mremap munmap
 int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
@@ -62,6 +78,7 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     devices_init(vm);
     vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_store(&vm->pvm, kvm_is_pvm());
+    signal(SIGBUS, on_sigbus);
     int rc = vcpu_signals(e);
     if (rc == 0)
         rc = loop_init(&vm->loop, &devices_loop_ops, vm, e);
@@ -202,6 +219,13 @@ enum vm_exit vm_exit_status(const struct vm *vm, const char **why)
 {
     int v = atomic_load(&vm->ended);
 
+    // KVM may tell of memory that is gone as a triple fault or a failed instruction.
+    struct stat st;
+    if (v > 1 && vm->lineage.origin == MEM_FILE && !fstat(vm->lineage.mem_fd, &st) &&
+        (uint64_t)st.st_size < vm->mem.size) {
+        *why = MEMORY_GONE;
+        return VM_EXIT_MEMORY;
+    }
     *why = v > 1 ? vm->end_text : "";
     return v > 1 ? (enum vm_exit)(v - 2) : VM_EXIT_OK;
 }

@@ -102,6 +102,7 @@ void kvm_close(struct vm *vm);
 // platform.c: what vCPU exits reach, and legacy devices' wiring.
 extern const struct vcpu_ops platform_vcpu_ops;
 void platform_init(struct vm *vm);
+void platform_reset(struct vm *vm); // (D), no vCPU runs: legacy devices as at power-on
 int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e);
 void platform_serial_attach(struct vm *vm); // (D) at the start of the device thread's life
 void platform_serial_close(struct vm *vm);
@@ -131,6 +132,7 @@ int path_open_sink(
 int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struct err *e);
 
 // vm.c
+#define MEMORY_GONE "guest memory is gone: its file was cut short, or its page server ended"
 int vm_configured(struct vm *vm,
                   struct err *e);  // helper parked, control thread's final filter stacked
 void vm_drop_disks(struct vm *vm); // closes what was opened for drives and interfaces

@@ -4,10 +4,9 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import unittest
 
-from lib import ApiError, GuestCase
+from lib import ApiError, GuestCase, Monitor, guest, run
 
 
 class SnapshotCase(GuestCase):
@@ -31,7 +30,7 @@ class SnapshotCase(GuestCase):
     def get(self, ns, path, **kw):
         status, body = ns.http("GET", path, **kw)
         self.assertEqual(status, 200, body)
-        return json.loads(body) if body[:1] == b"{" else body
+        return json.loads(body) if body[:1] in b"{[" else body
 
     def saved(self, ns, name="a", keep=False, boot=None, **kw):
         """A guest that was booted, paused and saved; ended unless keep."""
@@ -86,6 +85,167 @@ class Full(SnapshotCase):
         self.load(m, resume_vm=None)
         self.assertEqual(m.state(), "Paused")
         m.patch("/vm", state="Resumed")
+        self.get(ns, "/counter")
+
+    def test_clone_is_another(self):
+        """VMGenID moves on, so the guest reseeds: two clones of one moment never say the same."""
+        ns = self.netns()
+        self.saved(ns, boot={"args": "mayfly.vmgenid=0xd0000"})
+        said = set()
+        for _ in range(2):
+            with Monitor(netns=ns) as m:
+                self.load(m)
+                self.assertEqual(self.get(ns, "/counter")["generation"], 1)
+                said.add(self.get(ns, "/rand"))
+        self.assertEqual(len(said), 2)
+
+    def test_connection_survives(self):
+        """A TCP connection lives through the pause in which a snapshot is made."""
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns)
+        self.get(ns, "/counter")
+        s = ns.connect()
+        s.sendall(b"GET /counter HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b"200", s.recv(4096))
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        s.sendall(b"GET /counter HTTP/1.1\r\nHost: x\r\n\r\n")
+        m.patch("/vm", state="Resumed")
+        self.assertIn(b"200", s.recv(4096))
+        s.close()
+
+
+class Refused(SnapshotCase):
+    def refuse(self, m, text, **kw):
+        status, body = self.load(m, check=False, **kw)
+        self.assertEqual(status, 400, body)
+        self.assertRegex(body["fault_message"], text)
+
+    def test_bad_then_good(self):
+        """Each refusal names the part at fault and leaves the process ready for another load."""
+        ns = self.netns()
+        disk, other = self.disk(), self.disk(8)
+        self.saved(ns, boot={"drives": [disk]})
+        self.saved(ns, "b")
+        with open(self.path("a.mem"), "rb") as f:
+            whole = f.read()
+        for name, data in (("short", whole[:-5000]), ("cut", whole[:4096]), ("empty", b"")):
+            with open(self.path(name), "wb") as f:
+                f.write(data)
+        os.mkfifo(self.path("fifo"))
+        big = self.path("big")
+        with open(big, "wb") as f:
+            f.truncate((1 << 20) + 1)
+        m = self.monitor(netns=ns)
+
+        def mem(path):
+            return {"mem_backend": {"backend_type": "File", "backend_path": path}}
+        self.refuse(m, "snapshot_path: cannot open", snapshot_path=self.path("none"))
+        self.refuse(m, "snapshot_path: .*FIFO", snapshot_path=self.path("fifo"))
+        self.refuse(m, "at most 1048576", snapshot_path=big)
+        self.refuse(m, "not a microVM state file", snapshot_path=self.path("a.mem") + "x"
+                    if os.path.exists(self.path("a.memx")) else self.path("empty"))
+        for f in ("short", "cut", "empty"):
+            self.refuse(m, "not a whole memory file", **mem(self.path(f)))
+        self.refuse(m, "FIFO", **mem(self.path("fifo")))
+        self.refuse(m, "memory of snapshot", **mem(self.path("b.mem")))
+        self.refuse(m, "exactly one", mem_file_path=self.path("a.mem"))
+        self.refuse(m, "exactly one", mem_backend=None)
+        self.refuse(m, "no interface eth7", network_overrides=[{"iface_id": "eth7", "host_dev_name": "tap0"}])
+        self.refuse(m, "no drive nix", drive_overrides=[{"drive_id": "nix", "path_on_host": disk}])
+        self.refuse(m, "tap's name", network_overrides=[{"iface_id": "eth0", "host_dev_name": "x" * 20}])
+        self.refuse(m, "cannot open", drive_overrides=[{"drive_id": "disk0", "path_on_host": "/nonexistent"}])
+        os.truncate(disk, 1 << 20)
+        self.refuse(m, "disk0: its image has 1048576 bytes", )
+        os.truncate(disk, 16 << 20)
+        self.assertEqual(m.state(), "Not started")
+        self.load(m, drive_overrides=[{"drive_id": "disk0", "path_on_host": other}])
+        self.get(ns, "/counter")
+        self.assertEqual(self.get(ns, "/disk")[0]["changes"], 1)
+
+    def test_state_damaged(self):
+        ns = self.netns()
+        self.saved(ns)
+        with open(self.path("a.state"), "rb") as f:
+            good = f.read()
+        m = self.monitor(netns=ns)
+        for at, what in ((0, "not a microVM state"), (8, "format version"), (16, "its header says"),
+                         (24, "damaged"), (57, "damaged"), (1000, "damaged")):
+            bad = bytearray(good)
+            bad[at] ^= 1
+            with open(self.path("bad"), "wb") as f:
+                f.write(bad)
+            self.refuse(m, what, snapshot_path=self.path("bad"))
+        self.load(m)
+        self.get(ns, "/counter")
+
+    def test_one_owner(self):
+        """Two loads of one snapshot on one writable disk are refused; on a read-only one they are not."""
+        ns, ns2 = self.netns(), self.netns()
+        disk = self.disk()
+        for name, ro in (("a", False), ("ro", True)):
+            self.saved(ns, name, boot={"drives": [{"path_on_host": disk, "is_read_only": ro}]})
+        first, second = self.monitor(netns=ns), self.monitor(netns=ns2)
+        self.load(first)
+        self.refuse(second, "disk0|in use|lock|owner")
+        self.get(ns, "/counter")
+        first.kill()
+        third = self.monitor(netns=ns)
+        self.load(third, "ro")
+        self.load(second, "ro")
+        self.get(ns, "/counter")
+        self.get(ns2, "/counter")
+
+    def test_wrong_time(self):
+        ns = self.netns()
+        m = self.saved(ns, keep=True)
+        for body in ({}, {"snapshot_type": "Half"}):
+            with self.assertRaises(ApiError):
+                self.create(m, **body, snapshot_path="") if not body else self.create(m, **body)
+        self.refuse(m, "not supported after starting")
+        m.patch("/vm", state="Resumed")
+        status, body = self.create(m, "late", check=False)
+        self.assertIn("not paused", body["fault_message"])
+        fresh = self.monitor(netns=ns)
+        with self.assertRaisesRegex(ApiError, "before starting"):
+            self.create(fresh, "never")
+        fresh.put("/boot-source", kernel_image_path=guest())
+        self.refuse(fresh, "boot-specific")
+
+    def test_memory_cut_short(self):
+        """A memory file cut short under a running guest ends that microVM, with one line and status 5."""
+        ns = self.netns()
+        self.saved(ns, boot={"args": "tick=50"})
+        m = self.monitor(netns=ns)
+        self.load(m)
+        os.truncate(self.path("a.mem"), 0)
+        try:
+            ns.http("GET", "/sum?mib=1", timeout=1, retry=0)
+        except OSError:
+            pass
+        self.assertEqual(m.wait_exit(), 5, m.err())
+        self.assertEqual(m.err().count("guest memory is gone"), 1)
+
+    def test_no_space(self):
+        """A full disk while writing: refused, nothing left behind, the older snapshot is whole."""
+        ns = self.netns()
+        small = self.path("small")
+        os.mkdir(small)
+        run("mount", "-t", "tmpfs", "-o", "size=256k", "none", small)
+        self.addCleanup(run, "umount", small)
+        m = self.saved(ns, keep=True)
+        m.patch("/vm", state="Resumed")
+        ns.http("GET", "/touch?mib=1")
+        m.patch("/vm", state="Paused")
+        status, body = self.create(m, check=False, mem_file_path=os.path.join(small, "m"))
+        self.assertEqual(status, 400)
+        self.assertIn("No space", body["fault_message"])
+        self.assertEqual(os.listdir(small), [])
+        m.patch("/vm", state="Resumed")
+        self.get(ns, "/counter")
+        m.kill()
+        self.load(self.monitor(netns=ns))
         self.get(ns, "/counter")
 
 

@@ -240,6 +240,9 @@ static void *vcpu_main(void *arg)
                 if (atomic_exchange(&v->tick, false))
                     check_stall(v);
                 break;
+            } else if (errno == EFAULT) {
+                finish(v, VCPU_END_MEMORY, "guest memory is gone: its file was cut short, or its page server ended");
+                break;
             } else {
                 char text[120];
                 snprintf(text, sizeof(text), "KVM_RUN failed: %s", strerror(errno));

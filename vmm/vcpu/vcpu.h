@@ -26,7 +26,8 @@ enum vcpu_end {
     VCPU_END_RESET,    // triple fault or system reset: the guest is done
     VCPU_END_INTERNAL, // KVM_EXIT_INTERNAL_ERROR, failed entry or emulation: KVM gave up on the
                        // guest
-    VCPU_END_HOST,     // KVM_RUN itself failed, or memory behind the guest went away
+    VCPU_END_HOST,     // KVM_RUN itself failed
+    VCPU_END_MEMORY,   // memory behind the guest went away
 };
 
 // What exits need from the monitor. Called on the vCPU's thread.
