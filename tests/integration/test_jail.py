@@ -93,8 +93,8 @@ class Base(unittest.TestCase):
     def tearDown(self):
         for p in self.running:
             if p.poll() is None:
-                p.kill()
-            p.communicate()
+                p.terminate()  # a strict jail removes its group then
+            p.communicate(timeout=10)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def compat_words(self, *flags, tail=()):
