@@ -2,8 +2,7 @@
 // The API socket: connections, deadlines, passed descriptors; requests are answered in order.
 //
 // #syscalls:boot socket bind listen connect unlink chmod dup3
-// restart_syscall: how the kernel resumes poll after a stop (SIGSTOP, a debugger, a frozen cgroup).
-// #syscalls:control poll restart_syscall accept4(@API) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC)
+// #syscalls:control poll accept4(@API) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC)
 // #syscalls:control sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) close getsockopt(2:SO_PEERCRED)
 #include "api-socket/api.h"
 #include "api-socket/routes.h"

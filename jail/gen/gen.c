@@ -33,7 +33,8 @@ static const char *const never[] = {
     "clone3",
 };
 // What may build the process but not stay once the microVM is configured.
-static const char *const late[] = {"clone", "brk", "socket", "open", "openat", "seccomp", "prctl"};
+static const char *const late[] = {"clone", "brk",    "restart_syscall", "socket",
+                                   "open",  "openat", "seccomp",         "prctl"};
 
 static bool in_list(const char *name, const char *const *list, size_t n)
 {
@@ -104,6 +105,10 @@ static scmp_filter_ctx build(enum jail_filter f)
     // here.
     if (enforce && !rc && f == JAIL_FILTER_ALL)
         rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    // How the kernel resumes a timed wait after a stop (SIGSTOP, a debugger, a frozen cgroup). The wait
+    // then ends with EINTR, which every caller is ready for.
+    if (enforce && !rc)
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EINTR), SCMP_SYS(restart_syscall), 0);
     // The heap does not grow any more: malloc takes 0 for "no room there" and turns to mmap.
     if (enforce && !rc && f != JAIL_FILTER_ALL)
         rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(brk), 0);

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -249,6 +250,23 @@ class Plain(Base):
         self.addCleanup(self.end, m)
         os.close(extra)
         self.assertNotIn("/etc/passwd", self.fds(m.p.pid).values())
+
+    def test_stopped_and_continued(self):
+        """A stop interrupts timed waits; what resumes them is no call that a filter kills for."""
+        net = self.netns()
+        self.fill(self.data)
+        os.chown(os.path.join(self.data, "disk"), 0, 0)
+        m = lib.Monitor("--allow-dir", self.data, netns=net)
+        self.addCleanup(self.end, m)
+        for _ in range(2):
+            for _ in range(20):
+                os.kill(m.p.pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, m.p.pid, os.WSTOPPED | os.WNOWAIT)
+                os.kill(m.p.pid, signal.SIGCONT)
+                self.assertIn(m.get("/")["state"], ("Not started", "Running"))
+            if m.get("/")["state"] == "Not started":
+                self.boot(m, net, self.data)
+        self.power_off(m, net)
 
     def test_no_seccomp_changes_nothing(self):
         if "debug" in os.path.basename(lib.BUILD):
