@@ -44,16 +44,16 @@ static int build(struct vm *vm, struct err *e)
 
 // The monitor itself touched memory whose file was cut short. Whatever thread this is, there is no
 // going on, and nothing here may take a lock.
-// #syscalls:vcpu write exit_group
-// #syscalls:device write exit_group
-// #syscalls:control write exit_group
-// #syscalls:helper write exit_group
+// #syscalls:vcpu pwritev2(0) exit_group
+// #syscalls:device pwritev2(0) exit_group
+// #syscalls:control pwritev2(0) exit_group
+// #syscalls:helper pwritev2(0) exit_group
 static void on_sigbus(int sig)
 {
     static const char text[] = "mayfly: " MEMORY_GONE "\n";
 
     (void)sig;
-    if (write(STDERR_FILENO, text, sizeof(text) - 1) >= 0 || errno)
+    if (fd_write(STDERR_FILENO, text, sizeof(text) - 1) >= 0 || errno)
         _exit(VM_EXIT_MEMORY);
 }
 

@@ -27,6 +27,9 @@ UNSEEN.update({
     ("control", "preadv2"): "the page map, on kernels before 6.7",
     ("control", "unlinkat"): "a snapshot that could not be written",
     ("device", "exit"): "ends with the process in most runs",
+    ("vcpu", "exit_group"): "guest memory that went away (SIGBUS)",
+    ("device", "exit_group"): "guest memory that went away (SIGBUS)",
+    ("helper", "exit_group"): "guest memory that went away (SIGBUS)",
     ("helper", "exit"): "ends with the process in most runs",
     ("helper", "pwritev2"): "its log lines",
 })
