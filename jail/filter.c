@@ -8,13 +8,20 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-// What glibc's pthread_create does under filter A, in the maker and in the new thread, beyond what
+// What musl's pthread_create does under filter A, in the maker and in the new thread, beyond what
 // the code at hand asks for; and how a thread takes its own filter.
 //
-// #syscalls:config clone(THREAD) rt_sigaction rseq set_robust_list rt_sigprocmask mmap(!PROT_EXEC)
-// #syscalls:config mprotect(!PROT_EXEC) munmap madvise(MADV_DONTNEED) exit
+// #syscalls:config clone(THREAD) rt_sigaction rt_sigprocmask mmap(!PROT_EXEC)
+// #syscalls:config mprotect(!PROT_EXEC) munmap exit
 // #syscalls:config seccomp(SECCOMP_SET_MODE_FILTER) dup3 close
 // #syscalls:boot prctl fcntl
+//
+// Its condition variables move waiters, and its list of threads, which the kernel unlocks for a thread that
+// ends, is no private futex:
+// #syscalls:vcpu futex(FUTEX_REQUEUE_PRIVATE, FUTEX_WAIT, FUTEX_WAKE)
+// #syscalls:device futex(FUTEX_REQUEUE_PRIVATE, FUTEX_WAIT, FUTEX_WAKE)
+// #syscalls:control futex(FUTEX_REQUEUE_PRIVATE, FUTEX_WAIT, FUTEX_WAKE)
+// #syscalls:helper futex(FUTEX_REQUEUE_PRIVATE, FUTEX_WAIT, FUTEX_WAKE)
 
 #ifdef MAYFLY_DEBUG
 // Names the denied call. Only write and _exit: the process is broken, nothing else is safe to call.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The seccomp filters: #syscalls declarations -> decls.h -> generator (libseccomp) -> filters.c.
-CPPFLAGS += $(if $(SANITIZE),-DMAYFLY_SANITIZE)
+CPPFLAGS += $(if $(SANITIZE),-DMAYFLY_SANITIZE) $(if $(filter glibc,$(LIBC)),-DMAYFLY_GLIBC)
 DECL_SRC := $(LIB_SRC) $(wildcard vmm/main.c)
 
 # decls.h changes only when a declaration does, so that an edit elsewhere rebuilds no filter.

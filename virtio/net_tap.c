@@ -37,7 +37,7 @@ static int attach(int fd, const char *name, struct err *e)
         if (errno != EBUSY || waited >= BUSY_MAX_MS)
             return name_error(errno, name, e);
         const struct timespec t = {.tv_nsec = BUSY_STEP_MS * 1000000};
-        nanosleep(&t, NULL);
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
     }
 }
 

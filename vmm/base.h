@@ -9,6 +9,7 @@
 #define VMM_BASE_H
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -25,6 +26,7 @@
 #define ARRAY_SIZE(a)    (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b)        ((a) < (b) ? (a) : (b))
 #define MAX(a, b)        ((a) > (b) ? (a) : (b))
+#undef PAGE_SIZE // musl's limits.h has one too, signed
 #define PAGE_SIZE        4096ULL
 #define KIB              1024ULL
 #define MIB              (1024ULL * 1024)
@@ -95,12 +97,12 @@ static inline void free_ptrp(void *p)
     free(q);
 }
 
-// Ends the calling thread without the system calls that returning from its function takes
-// (rt_sigprocmask, madvise), which no thread's filter holds. pthread_join works all the same: the kernel
-// clears the thread's id and wakes who waits for it. A sanitizer must see its threads end.
+// Ends the calling thread. A sanitizer must see its threads end, and musl's pthread_join waits for what
+// its pthread_exit does; glibc's takes system calls (madvise) that no thread's filter holds, and its
+// pthread_join waits for the kernel alone.
 _Noreturn static inline void thread_end(void)
 {
-#ifdef MAYFLY_SANITIZE
+#if defined(MAYFLY_SANITIZE) || !defined(__GLIBC__)
     pthread_exit(NULL);
 #else
     for (;;)

@@ -6,8 +6,7 @@
 
 #define HELPER_STACK (64 * KIB)
 
-// #syscalls:helper futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) exit
-// #syscalls:helper futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME)
+// #syscalls:helper futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) rt_sigprocmask exit
 static void *helper_main(void *arg)
 {
     struct helper *h = arg;

@@ -301,7 +301,7 @@ static int round_trip(struct loop *l)
     return 0;
 }
 
-// #syscalls:device futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) pwritev2(0) exit
+// #syscalls:device futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) pwritev2(0) rt_sigprocmask exit
 static void *device_main(void *arg)
 {
     struct loop *l = arg;
@@ -354,7 +354,7 @@ static int drop_files(void *arg)
     return 0;
 }
 
-// #syscalls:control futex(FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME) munmap close
+// #syscalls:control munmap close
 void loop_end(struct loop *l)
 {
     if (l->running) {

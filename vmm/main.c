@@ -255,15 +255,17 @@ int main(int argc, char **argv)
     struct monitor m = {0};
     struct err e = {0};
 
+#ifdef __GLIBC__
     // One arena: a second one would reserve 128 MiB and make threads call mmap.
     mallopt(M_ARENA_MAX, 1);
+#endif
     // A peer that goes away is an error of a write, not the end of the microVM.
     signal(SIGPIPE, SIG_IGN);
     int rc = args_parse(argc, argv, &m.args, &e);
     for (unsigned i = 0; i < m.args.npassed && rc == 0; i++)
         rc = jail_passed_add(&m.jail, m.args.passed[i], &e);
     if (rc) {
-        fprintf(stderr, "mayfly: %s\n", e.msg);
+        complain(e.msg);
         args_help(stderr);
         return VM_EXIT_ARGS;
     }
@@ -272,7 +274,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (jail_early(&m.jail, &e)) {
-        fprintf(stderr, "mayfly: %s\n", e.msg);
+        complain(e.msg);
         return VM_EXIT_FAILURE;
     }
     return run(&m);

@@ -42,11 +42,11 @@ int api_send(int sock, const char *method, const char *path, const char *body, c
     struct msghdr m = {.msg_iov = v, .msg_iovlen = len ? 2 : 1};
     if (nfds) {
         m.msg_control = ctl.buf;
-        m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+        m.msg_controllen = (socklen_t)CMSG_SPACE(nfds * sizeof(int));
         struct cmsghdr *c = CMSG_FIRSTHDR(&m);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+        c->cmsg_len = (socklen_t)CMSG_LEN(nfds * sizeof(int));
         memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
     }
     // A Unix socket takes a message of this size whole or blocks.

@@ -36,7 +36,7 @@ static int limit(struct args *a, const char *v, struct err *e)
 {
     const struct {
         const char *name;
-        rlim_t *to;
+        uint64_t *to;
     } limits[] = {{"fsize=", &a->fsize},
                   {"no-file=", &a->nofile},
                   {"memlock=", &a->memlock},

@@ -27,7 +27,7 @@ struct args {
     const char *tap[MAX_LIST];
     const char *dir[MAX_LIST];
     size_t n_cgroup, n_tap, n_dir;
-    rlim_t fsize, nofile, memlock, nproc;
+    uint64_t fsize, nofile, memlock, nproc;
     char *const *rest; // after "--", for the monitor
     size_t n_rest;
 };

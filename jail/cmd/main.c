@@ -48,7 +48,7 @@ void die(struct run *r, const char *fmt, ...)
 void set_limits(struct run *r)
 {
     const struct {
-        __rlimit_resource_t which;
+        int which;
         rlim_t value;
     } limits[] = {{RLIMIT_CORE, 0},
                   {RLIMIT_FSIZE, r->a->fsize},

@@ -25,10 +25,16 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
-// The exact flags of glibc's pthread_create: a new process, namespace or vfork has another word.
+// The exact flags of musl's pthread_create (CLONE_DETACHED means nothing to the kernel), or of glibc's: a new
+// process, namespace or vfork has another word.
+#ifdef MAYFLY_GLIBC
+#define THREAD_MARK 0
+#else
+#define THREAD_MARK CLONE_DETACHED
+#endif
 #define THREAD                                                                          \
     (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
-     CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+     CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | THREAD_MARK)
 
 // linux-libc-dev 6.1 lacks it; the number is kernel ABI (include/uapi/linux/userfaultfd.h).
 #ifndef USERFAULTFD_IOC_NEW

@@ -5,7 +5,7 @@ FUZZ_SECS ?= 20
 FUZZ_CC   := clang
 FUZZ_SAN  := address,undefined
 FUZZ_BIN  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_CFLAGS = $(filter-out -fstack-clash-protection -D_FORTIFY_SOURCE=2 -O2,$(CFLAGS)) -O1 \
+FUZZ_CFLAGS = $(filter-out -fstack-clash-protection -D_FORTIFY_SOURCE=2 -O2,$(BASE_CFLAGS)) -O1 \
               -fno-omit-frame-pointer -fno-sanitize-recover=all
 
 build/fuzz/obj/%.o: %.c

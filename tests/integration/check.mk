@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make deps, make check, make check-san.
-DEPS := gcc libc6-dev make pkg-config libseccomp-dev libjsmn-dev liburing-dev libxxhash-dev check libhttp-parser-dev \
+DEPS := gcc libc6-dev musl-dev make pkg-config libseccomp-dev libjsmn-dev liburing-dev libxxhash-dev check libhttp-parser-dev \
         python3 python3-yaml iproute2 iputils-ping curl procps strace ca-certificates
 DEPS_LINT := clang clang-format cppcheck shellcheck libclang-rt-14-dev
 DEPS_BENCH := qemu-system-x86

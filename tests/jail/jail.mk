@@ -2,7 +2,7 @@
 # The stand-in for a hijacked monitor that the jail's tests run: static, as it starts on an empty root.
 $(B)/misbehave: $(B)/obj/tests/jail/misbehave.o $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
-	$(Q)$(CC) $(LINK) -o $@ $^
+	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
 
 all: $(B)/misbehave
 

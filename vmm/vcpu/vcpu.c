@@ -8,6 +8,9 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#ifndef sigev_notify_thread_id // glibc keeps its documented name to itself
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 #define TICK_SECONDS 5
 #define VCPU_STACK   (64 * KIB)
 
@@ -210,15 +213,14 @@ static void start_timer(struct vcpu *v)
                                .it_value = {.tv_sec = TICK_SECONDS}};
 
     ev.sigev_value.sival_ptr = v;
-    ev._sigev_un._tid = v->tid;
+    ev.sigev_notify_thread_id = v->tid;
     v->has_timer = timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &v->timer) == 0;
     if (v->has_timer)
         timer_settime(v->timer, 0, &every, NULL);
 }
 
 // #syscalls:config gettid getpid
-// #syscalls:vcpu ioctl(KVM_RUN@VCPU) futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) rt_sigreturn exit
-// #syscalls:vcpu futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME)
+// #syscalls:vcpu ioctl(KVM_RUN@VCPU) futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE) rt_sigreturn rt_sigprocmask exit
 static void *vcpu_main(void *arg)
 {
     struct vcpu *v = arg;
@@ -254,7 +256,7 @@ static void *vcpu_main(void *arg)
     thread_end();
 }
 
-// #syscalls:config clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC) rt_sigprocmask set_robust_list rseq
+// #syscalls:config clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC) rt_sigprocmask
 int vcpu_thread(struct vcpu *v, struct err *e)
 {
     pthread_attr_t a;
@@ -299,7 +301,6 @@ static void kick_all(struct vcpu *all, unsigned n)
 
 // Not pthread_kill, which masks every signal and asks for the process each time.
 // #syscalls:control tgkill futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
-// #syscalls:control futex(FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME, FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME)
 void vcpu_park(struct vcpu *all, unsigned n)
 {
     if (!n)
