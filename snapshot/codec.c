@@ -268,8 +268,11 @@ static int get_sections(struct codec *c, struct snap_blob *b, struct vm_saved *s
     for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
         if (!(seen & 1u << fixed[i].type))
             return err_set(e, EINVAL, "the section %s is missing", fixed[i].name);
-    if (!(seen & 1u << S_INFO) || !s->nvcpus)
-        return err_set(e, EINVAL, "the section %s is missing", s->nvcpus ? "info" : "vcpu");
+    if (!(seen & 1u << S_INFO))
+        return err_set(e, EINVAL, "the section info is missing");
+    if (!s->nvcpus || s->nvcpus != s->machine.vcpu_count)
+        return err_set(e, EINVAL, "states of %u vCPUs, the machine has %u", s->nvcpus,
+                       s->machine.vcpu_count);
     return strcmp(b->info.arch, ARCH)
                ? err_set(e, ENOTSUP, "recorded on a %s machine", b->info.arch)
                : 0;
