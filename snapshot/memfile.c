@@ -195,7 +195,7 @@ int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e)
 
 static int copy_pages(int from, int to, const uint64_t *bits, uint64_t npages, struct err *e)
 {
-    uint8_t buf[16 * PAGE_SIZE];
+    _Alignas(64) uint8_t buf[16 * PAGE_SIZE];
     int rc = 0;
 
     for (uint64_t i = 0, n; rc == 0 && (n = pages_run(bits, npages, &i)); i += n) {
