@@ -26,7 +26,7 @@ struct job {
 
 static struct job jobs[JOBS];
 static char whoami[SECTOR + 1];
-static bool whoami_there;
+static bool whoami_there, whoami_pending;
 static struct blk *who;
 
 static struct blk *device(const struct conn *c)
@@ -280,13 +280,24 @@ static void whoami_read(struct blk_req *r, uint8_t status)
 {
     (void)r;
     whoami_there = !status;
+    whoami_pending = false;
+}
+
+void disk_who_again(void)
+{
+    if (who && !whoami_pending)
+        whoami_pending = blk_submit(who, BLK_IN, 0, whoami, SECTOR, whoami_read, NULL);
+}
+
+bool disk_who_pending(void)
+{
+    return whoami_pending;
 }
 
 void disk_init(void)
 {
     who = blk_n > 1 ? &blks[1] : NULL;
-    if (who)
-        blk_submit(who, BLK_IN, 0, whoami, SECTOR, whoami_read, NULL);
+    disk_who_again();
 }
 
 void disk_config_changed(struct blk *b)

@@ -43,6 +43,8 @@ uint32_t disk_data(struct conn *c, const uint8_t *p, uint32_t n);
 bool disk_request(struct conn *c); // true: it was for the disk
 void disk_gone(struct conn *c);
 void disk_init(void);
+void disk_who_again(void);   // the configuration drive is read once more ...
+bool disk_who_pending(void); // ... and has not come yet
 void disk_config_changed(struct blk *b);
 
 uint32_t crc32(uint32_t crc, const void *p, size_t n); // as zlib's: start with 0

@@ -84,11 +84,14 @@ static void serve(void)
         if (now < last)
             tcp_clock_jumped(now);
         last = now;
-        bool any = net_poll();
+        if (generation_changed()) {
+            ip_announce();
+            disk_who_again();
+        }
+        // A clone learns who it is before it answers anyone.
+        bool any = !disk_who_pending() && net_poll();
         any |= blk_poll();
         tcp_timers(now);
-        if (generation_changed())
-            ip_announce();
         look_at_configs(now, any, &due);
         bool stay = api_tick(now);
         tcp_flush();
