@@ -111,6 +111,20 @@ int api_receive(int sock, struct api_reply *r, struct err *e)
     return 0;
 }
 
+int api_fault(const char *what, const struct api_reply *r, struct err *e)
+{
+    static const char lead[] = "{\"fault_message\":\"";
+    const char *text = r->body;
+    size_t n = strlen(text);
+
+    if (!strncmp(text, lead, sizeof(lead) - 1)) {
+        text += sizeof(lead) - 1;
+        n = strlen(text);
+        n -= n > 2 ? 2 : n; // its closing quote and brace
+    }
+    return err_set(e, EIO, "%s: %d %.*s", what, r->status, (int)MIN(n, (size_t)220), text);
+}
+
 int api_call(int sock, const char *method, const char *path, const char *body, struct err *e)
 {
     struct api_reply r;
@@ -119,6 +133,6 @@ int api_call(int sock, const char *method, const char *path, const char *body, s
     if (rc == 0)
         rc = api_receive(sock, &r, e);
     if (rc == 0 && r.status >= 400)
-        rc = err_set(e, EIO, "%s %s: %d %.180s", method, path, r.status, r.body);
+        rc = api_fault(path, &r, e);
     return rc;
 }

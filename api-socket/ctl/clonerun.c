@@ -62,12 +62,14 @@ static int start(struct job *j, uint64_t i, struct err *e)
 {
     struct clone *c = &j->c[i];
     struct spawn s = {.mayfly = j->mayfly, .id = c->name, .sock = c->sock, .dirs = &j->dirs};
-    char body[4096];
+    char body[4096], log[CTL_PATH + 80];
     int fds[API_FDS_MAX];
     unsigned nfds = 0;
     _cleanup_(close_fdp) int listener = -1;
 
     c->t_spawn = now_ns();
+    snprintf(log, sizeof(log), "%s/%s.log", j->dir, c->name);
+    s.log = j->keep ? log : NULL; // one that stays must not hold on to our stderr
     int rc = net_enter(c->name, e);
     if (rc == 0)
         rc = load_request(j, c, i, body, sizeof(body), fds, &nfds, e);
@@ -145,7 +147,7 @@ static void on_api(struct job *j, struct clone *c)
     int rc = api_receive(c->api, &r, &c->e);
     c->t_loaded = now_ns();
     if (rc == 0 && r.status >= 400)
-        err_set(&c->e, EIO, "load: %d %.200s", r.status, r.body);
+        api_fault("load", &r, &c->e);
     if (c->e.msg[0]) {
         done(j, c);
         return;

@@ -117,7 +117,7 @@ static void row(const struct job *j, const struct clone *c)
     else
         printf("%9s  ", "-");
     // A guest does not get to steer the terminal.
-    for (size_t i = 0; i < 60 && what[i] && what[i] != '\n'; i++)
+    for (size_t i = 0; i < (c->e.msg[0] ? 200 : 60) && what[i] && what[i] != '\n'; i++)
         putchar((unsigned char)what[i] < 0x20 || (unsigned char)what[i] >= 0x7f ? '?' : what[i]);
     putchar('\n');
 }

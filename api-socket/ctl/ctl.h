@@ -56,6 +56,8 @@ int api_connect(const char *path, struct err *e);
 int api_send(int sock, const char *method, const char *path, const char *body, const int *fds,
              unsigned nfds, struct err *e);
 int api_receive(int sock, struct api_reply *r, struct err *e);
+// The monitor's own sentence as an error.
+int api_fault(const char *what, const struct api_reply *r, struct err *e);
 // All of the above; an answer of 400 and above is an error with the monitor's own sentence.
 int api_call(int sock, const char *method, const char *path, const char *body, struct err *e);
 // Length of the whole first message in buf: 0 if it is not complete, -1 if it is no HTTP answer.
@@ -91,6 +93,7 @@ struct spawn {
     const char *id;
     const char
         *sock; // its API socket; made here and handed over, so that it can be connected to at once
+    const char *log; // where its messages go, or NULL: to ours
     const struct opt_list *dirs;  // beneath which it may open files; NULL: anywhere
     const char *jail, *uid, *gid; // spawn_jailed alone
 };

@@ -70,7 +70,8 @@ int spawn_listen(const char *path, struct err *e)
 }
 
 // posix_spawn is vfork and exec: nothing of this process is copied.
-static int spawn_argv(const char *const *argv, int listener, pid_t *pid, struct err *e)
+static int spawn_argv(const char *const *argv, int listener, const char *log, pid_t *pid,
+                      struct err *e)
 {
     posix_spawn_file_actions_t fa;
     posix_spawnattr_t at;
@@ -82,6 +83,8 @@ static int spawn_argv(const char *const *argv, int listener, pid_t *pid, struct 
     posix_spawn_file_actions_init(&fa);
     posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_WRONLY, 0);
+    if (log)
+        posix_spawn_file_actions_addopen(&fa, 2, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (listener >= 0)
         posix_spawn_file_actions_adddup2(&fa, listener, JAIL_FD_API);
     posix_spawnattr_init(&at);
@@ -102,7 +105,7 @@ int spawn_monitor(const struct spawn *s, int listener, pid_t *pid, struct err *e
                           "--passed-fd", passed,       "--level", "Warn", NULL};
 
     snprintf(passed, sizeof(passed), "api=%d", JAIL_FD_API);
-    return spawn_argv(argv, listener, pid, e);
+    return spawn_argv(argv, listener, s->log, pid, e);
 }
 
 int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
@@ -122,5 +125,5 @@ int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
         argv[n++] = s->gid;
     }
     argv[n] = NULL;
-    return spawn_argv(argv, -1, pid, e);
+    return spawn_argv(argv, -1, s->log, pid, e);
 }
