@@ -93,7 +93,7 @@ struct spawn {
     const char *id;
     const char
         *sock; // its API socket; made here and handed over, so that it can be connected to at once
-    const char *log; // where its messages go, or NULL: to ours
+    const char *log;              // where its messages go, or NULL: to ours
     const struct opt_list *dirs;  // beneath which it may open files; NULL: anywhere
     const char *jail, *uid, *gid; // spawn_jailed alone
 };

@@ -161,8 +161,8 @@ class Pool(CtlCase):
         p = subprocess.Popen([CTL, "pool", "--dir", self.path("pool"), *args], stderr=subprocess.PIPE, text=True)
 
         def stop():
-            p.kill()
-            p.wait()
+            p.terminate()  # with it go its idle monitors
+            p.wait(20)
             p.stderr.close()
         self.addCleanup(stop)
         self.wait(lambda: os.path.exists(self.path("pool/pool.sock")), p)
