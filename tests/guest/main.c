@@ -103,7 +103,7 @@ static void serve(void)
             api_loop_seen(now, 0, false);
             continue;
         }
-        bool late = net_arm();
+        bool late = !disk_who_pending() && net_arm(); // its interrupt is the one to sleep for
         if (blk_arm() || late)
             continue;
         due = earliest(due, earliest(tcp_next_timer(), api_next_timer()));
