@@ -63,7 +63,7 @@ obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 BINARIES := $(if $(wildcard vmm/main.c),$(B)/mayfly) $(if $(JAIL_SRC),$(B)/mayfly-jail) $(if $(CTL_SRC),$(B)/mayflyctl)
 all: $(BINARIES) guests
 
-$(B)/obj/%.o: %.c | $(MUSL_INC)
+$(B)/obj/%.o: %.c Makefile | $(MUSL_INC)
 	@mkdir -p $(@D)
 	@$(if $(Q),echo "  CC    $<")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
