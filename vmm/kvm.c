@@ -35,7 +35,9 @@ int kvm_open(struct vm *vm, struct err *e)
     int rc = vm->cpuid_host.nent ? 0 : cpuid_supported(vm->kvm_fd, &vm->cpuid_host, e);
     if (rc)
         return rc;
-    vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0UL);
+    do // a ring that was left a moment ago still interrupts
+        vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0UL);
+    while (vm->vm_fd < 0 && errno == EINTR);
     if (vm->vm_fd < 0)
         return err_set(e, errno, "KVM_CREATE_VM: %s", strerror(errno));
     vm->vm_fd = pin(vm, vm->vm_fd, VM_FD_VM, 0, e);

@@ -234,7 +234,7 @@ static struct vm *vm;
 static void vm_setup(void)
 {
     struct vm_opts o = {.id = "unit", .serial_out = -1, .serial_in = -1};
-    ck_assert_int_eq(vm_new(&vm, &o, &e), 0);
+    ck_assert_msg(vm_new(&vm, &o, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vm_arm(vm, &e), 0);
 }
 
