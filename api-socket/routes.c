@@ -155,6 +155,32 @@ PLAIN(put_metrics, metrics, vm_put_metrics)
 PLAIN(put_serial, serial, vm_put_serial)
 PLAIN(put_create, create, snapshot_create)
 PLAIN(put_load, load, snapshot_load)
+PLAIN(put_send, send, migration_send)
+PLAIN(put_receive, receive, migration_receive)
+
+static int put_recover(struct api_call *c, union wire *w, struct err *e)
+{
+    return migration_recover(c->vm, &w->recover.channels, c->fds, e);
+}
+
+static int put_cancel(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)w;
+    return migration_cancel(c->vm, e);
+}
+
+static int put_finalize(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)w;
+    return migration_finalize(c->vm, e);
+}
+
+static int get_migration(struct api_call *c, union wire *w, struct err *e)
+{
+    (void)w, (void)e;
+    api_migration(c);
+    return 0;
+}
 
 static int put_cpu(struct api_call *c, union wire *w, struct err *e)
 {
@@ -201,6 +227,12 @@ static const struct route routes[] = {
     {VERB_PUT, "metrics", NULL, PRE, put_metrics, &t_metrics, "Metrics error: ", "metrics"},
     {VERB_PUT, "serial", NULL, PRE, put_serial, &t_serial, "Serial config error: ", "serial"},
     {VERB_PATCH, "vm", NULL, POST, patch_vm, &t_state, "Internal Vmm error: ", NULL},
+    {VERB_GET, "migration", NULL, ANY, get_migration, NULL, "", NULL},
+    {VERB_PUT, "migration", "send", POST, put_send, &t_send, "Migration error: ", NULL},
+    {VERB_PUT, "migration", "receive", PRE, put_receive, &t_receive, "Migration error: ", NULL},
+    {VERB_PUT, "migration", "recover", ANY, put_recover, &t_recover, "Migration error: ", NULL},
+    {VERB_PUT, "migration", "cancel", ANY, put_cancel, &t_nothing, "Migration error: ", NULL},
+    {VERB_PUT, "migration", "finalize", ANY, put_finalize, &t_nothing, "Migration error: ", NULL},
     {VERB_PUT, "snapshot", "create", POST, put_create, &t_create, "Create snapshot error: ", NULL},
     {VERB_PUT, "snapshot", "load", PRE, put_load, &t_load, "Load snapshot error: ", NULL},
 };
@@ -257,7 +289,9 @@ static int perform(struct api_call *c, const struct route *r, const struct json_
         return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
     if (!(r->flags & now))
         return err_set(e, EPERM, "%s", now == PRE ? before : after);
-    int rc = r->call(c, &w, &why);
+    int rc =
+        r->verb != VERB_GET && strcmp(r->path, "migration") ? migration_refuse(c->vm, &why) : 0;
+    rc = rc ? rc : r->call(c, &w, &why);
     return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
 }
 

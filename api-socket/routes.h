@@ -22,6 +22,8 @@ struct api_call {
 // Performs the call and returns the status. On 400 the body is {"fault_message": ...}.
 int api_route(struct api_call *c);
 
+void api_migration(struct api_call *c); // GET /migration
+
 // Writes {"fault_message": msg}; also for faults below the routes.
 void api_fault(struct json_out *out, const char *msg);
 

@@ -160,6 +160,43 @@ static const struct json_field load_f[] = {
     {"drive_overrides", J_LIST, OPT, AT(snapshot_load, drives), offsetof(struct snapshot_load, ndrives), .sub = &t_drive_over},
 };
 const struct json_type t_load = TYPE(snapshot_load, load_f);
+
+static const struct json_field channels_f[] = {
+    {"urgent", J_STR, REQ, AT(migration_channels, urgent), NO_HAS, .min = 1},
+    {"bulk", J_STR, REQ, AT(migration_channels, bulk), NO_HAS, .min = 1},
+};
+static const struct json_type t_channels = TYPE(migration_channels, channels_f);
+static const char *const mode_names[] = {"precopy", "postcopy", "hybrid", NULL};
+static const char *const late_names[] = {"cancel", "postcopy", NULL};
+static const char *const verify_names[] = {"pages", "ram", NULL};
+static const struct json_field send_f[] = {
+    {"channels", J_OBJ, REQ, AT(migration_send, channels), NO_HAS, .sub = &t_channels},
+    {"arbiter", J_STR, OPT, AT(migration_send, arbiter), NO_HAS, .min = 1},
+    {"allow_unarbitrated", J_BOOL, OPT, AT(migration_send, allow_unarbitrated), NO_HAS},
+    {"mode", J_ENUM, REQ, AT(migration_send, mode), NO_HAS, .names = mode_names},
+    {"downtime_ms", J_UINT, OPT, AT(migration_send, downtime_ms), NO_HAS, 1, 600000},
+    {"bandwidth_mib_s", J_UINT, OPT, AT(migration_send, bandwidth_mib_s), NO_HAS, 1, 1000000},
+    {"timeout_ms", J_UINT, OPT, AT(migration_send, timeout_ms), NO_HAS, 1, 86400000},
+    {"on_timeout", J_ENUM, OPT, AT(migration_send, on_timeout), NO_HAS, .names = late_names},
+    {"verify", J_ENUM, OPT, AT(migration_send, verify), NO_HAS, .names = verify_names},
+};
+const struct json_type t_send = TYPE(migration_send, send_f);
+static const struct json_field receive_f[] = {
+    {"channels", J_OBJ, REQ, AT(migration_receive, channels), NO_HAS, .sub = &t_channels},
+    {"arbiter", J_STR, OPT, AT(migration_receive, arbiter), NO_HAS, .min = 1},
+    {"allow_unarbitrated", J_BOOL, OPT, AT(migration_receive, allow_unarbitrated), NO_HAS},
+    {"lease_ms", J_UINT, OPT, AT(migration_receive, lease_ms), NO_HAS, 100, 3600000},
+    {"resume_vm", J_BOOL, OPT, AT(migration_receive, resume_vm), .has = offsetof(struct migration_receive, has_resume)},
+    {"any_cpu", J_BOOL, OPT, AT(migration_receive, over.any_cpu), NO_HAS},
+    {"network_overrides", J_LIST, OPT, AT(migration_receive, over.nets), offsetof(struct migration_receive, over.nnets), .sub = &t_net_over},
+    {"drive_overrides", J_LIST, OPT, AT(migration_receive, over.drives), offsetof(struct migration_receive, over.ndrives), .sub = &t_drive_over},
+};
+const struct json_type t_receive = TYPE(migration_receive, receive_f);
+static const struct json_field recover_f[] = {
+    {"channels", J_OBJ, REQ, AT(recover_wire, channels), NO_HAS, .sub = &t_channels},
+};
+const struct json_type t_recover = TYPE(recover_wire, recover_f);
+const struct json_type t_nothing = {0, NULL, 0};
 static const char *const reg_names[] = {"eax", "ebx", "ecx", "edx", NULL};
 static const struct json_field cpu_reg_f[] = {
     {"register", J_ENUM, REQ, AT(cpu_reg_wire, reg), NO_HAS, .names = reg_names},

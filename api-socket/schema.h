@@ -7,6 +7,7 @@
 #define API_SCHEMA_H
 
 #include "api-socket/json.h"
+#include "snapshot/mig.h"
 #include "snapshot/snapshot.h"
 #include "vmm/config.h"
 #include "vmm/vm.h"
@@ -60,6 +61,10 @@ struct cpu_wire {
     unsigned nleaves, nmsrs;
 };
 
+struct recover_wire {
+    struct migration_channels channels;
+};
+
 union wire {
     struct cpu_wire cpu;
     struct machine_wire machine;
@@ -75,12 +80,16 @@ union wire {
     struct state_wire state;
     struct snapshot_create create;
     struct snapshot_load load;
+    struct migration_send send;
+    struct migration_receive receive;
+    struct recover_wire recover;
 };
 
 // Turns the strings of a cpu_wire into numbers. -EINVAL names the field.
 int cpu_from_wire(const struct cpu_wire *w, struct cpu_mods *out, struct err *e);
 
 extern const struct json_type t_machine, t_machine_patch, t_boot, t_drive, t_drive_patch, t_net,
-    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load, t_cpu;
+    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load, t_send,
+    t_receive, t_recover, t_nothing, t_cpu;
 
 #endif

@@ -76,6 +76,13 @@ int codec_decode(const uint8_t *buf, size_t len, struct snap_blob *b, struct vm_
 // The length of the whole blob, from its first SNAP_HEAD bytes: for streams. 0: not a blob.
 uint32_t codec_length(const uint8_t *head);
 
+// ---- shared by snapshots and migration
+// Sets the bits of every page that may hold something but zeros.
+int snap_all_pages(struct vm *vm, uint64_t *bits, struct err *e);
+// Puts other taps and disks into s, as the load says.
+struct snapshot_load;
+int snap_override(const struct snapshot_load *l, struct vm_saved *s, struct err *e);
+
 void snap_id_text(const uint8_t id[SNAP_ID], char text[2 * SNAP_ID + 1]);
 
 #endif

@@ -27,7 +27,7 @@ static bool no_id(const uint8_t id[SNAP_ID])
 }
 
 // Every page that may hold something but zeros.
-static int all_pages(struct vm *vm, uint64_t *bits, struct err *e)
+int snap_all_pages(struct vm *vm, uint64_t *bits, struct err *e)
 {
     struct vm_lineage *l = vm_lineage(vm);
     struct guest_mem *m = vm_mem(vm);
@@ -61,7 +61,7 @@ static int choose_pages(struct vm *vm, struct memfile_head *h, uint64_t *bits, s
             return 0;
     }
     h->kind = MEMFILE_FULL;
-    return all_pages(vm, bits, e);
+    return snap_all_pages(vm, bits, e);
 }
 
 static int write_memory(struct vm *vm, struct memfile_head *h, int fd, struct err *e)

@@ -60,7 +60,7 @@ static int override_drive(const struct drive_override *o, struct vm_saved *s, st
 }
 
 // A descriptor's number is of the request that made the snapshot's microVM: it means nothing now.
-static int override_all(const struct snapshot_load *l, struct vm_saved *s, struct err *e)
+int snap_override(const struct snapshot_load *l, struct vm_saved *s, struct err *e)
 {
     int given = 0, rc = 0;
 
@@ -135,7 +135,7 @@ static int open_all(struct loading *x, struct err *e)
     int rc = read_state(fd, &x->blob, &x->s, e);
     if (rc == 0)
         rc = check_memory(x->mem_fd, &x->blob, x->s, e);
-    return rc ? rc : override_all(l, x->s, e);
+    return rc ? rc : snap_override(l, x->s, e);
 }
 
 static int build(struct loading *x, struct err *e)

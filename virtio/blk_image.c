@@ -2,7 +2,7 @@
 // What may be a disk image, and who owns it: size, type and the lock.
 //
 // #syscalls:control newfstatat lseek fcntl(F_OFD_SETLK) poll
-#include "virtio/blk.h"
+#include "virtio/blk_priv.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -46,4 +46,24 @@ int blk_lock(int fd, bool read_only, struct err *e)
         poll(NULL, 0, LOCK_PAUSE); // a sleep by a call that this thread may make anyway
     }
     return err_set(e, EBUSY, "the drive is in use by another microVM");
+}
+
+// #syscalls:control fsync
+int blk_sync(struct blk *b)
+{
+    return fsync(b->now.top.fd) ? -errno : 0;
+}
+
+int blk_hold(struct blk *b, bool hold, struct err *e)
+{
+    const struct blk_backing *k = &b->now.b;
+    struct flock none = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+    if (!hold) {
+        fcntl(k->fd, F_OFD_SETLK, &none);
+        fcntl(k->cow_fd, F_OFD_SETLK, &none);
+        return 0;
+    }
+    int rc = blk_lock(k->fd, k->read_only || k->cow_fd >= 0, e);
+    return rc || k->cow_fd < 0 ? rc : blk_lock(k->cow_fd, false, e);
 }

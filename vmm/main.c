@@ -10,7 +10,9 @@
 
 #include "api-socket/api.h"
 #include "jail/jail.h"
+#include "snapshot/mig.h"
 #include "vmm/args.h"
+#include "vmm/handover.h"
 #include "vmm/log.h"
 #include "vmm/version.h"
 #include "vmm/vm.h"
@@ -51,6 +53,7 @@ static int pin(int fd, enum vm_fd which, unsigned index, struct err *e)
     static const int at[] = {[VM_FD_KVM] = JAIL_FD_KVM,
                              [VM_FD_VM] = JAIL_FD_VM,
                              [VM_FD_RING] = JAIL_FD_RING,
+                             [VM_FD_UFFD] = JAIL_FD_UFFD,
                              [VM_FD_VCPU] = JAIL_FD_VCPU};
     return jail_fd_pin(fd, at[which] + (int)index, e);
 }
@@ -116,6 +119,18 @@ static void find_taps(struct monitor *m)
                 (struct handed_tap){m->jail.passed[i].name + 4, m->jail.passed[i].fd};
 }
 
+// Not every kernel has it: who needs it says so.
+static int open_uffd(struct monitor *m)
+{
+    int fd = jail_passed(&m->jail, "userfaultfd");
+
+    if (fd < 0)
+        fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (fd >= 0)
+        fd = jail_fd_pin(fd, JAIL_FD_UFFD_DEV, NULL);
+    return fd < 0 ? 0 : fd;
+}
+
 // Everything that later stages forbid: devices, ring, socket, directories, the configuration file's bytes.
 static int build(struct monitor *m, struct err *e)
 {
@@ -125,6 +140,7 @@ static int build(struct monitor *m, struct err *e)
                         .allow_dirs = a->dirs,
                         .allow_fds = m->dir_fd,
                         .nallow = a->ndirs,
+                        .uffd_dev = open_uffd(m),
                         .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
                         .taps = m->tap,
                         .ntaps = m->ntaps,
@@ -237,7 +253,10 @@ static int run(struct monitor *m)
         vm_free(m->vm);
         return VM_EXIT_CONFIG;
     }
-    rc = api_run(m->api, m->vm, vm_exit_fd(m->vm), m->stop_fd);
+    do {
+        rc = api_run(m->api, m->vm, vm_exit_fd(m->vm), m->stop_fd);
+        vm_answer(m->vm);
+    } while (rc == 0 && !vm_ended(m->vm));
     if (rc > 0)
         vm_stop(m->vm, "a signal asked for it");
     enum vm_exit status = vm_exit_status(m->vm, &why);
@@ -246,7 +265,8 @@ static int run(struct monitor *m)
     else
         complain(rc < 0 ? strerror(-rc) : why);
     api_close(m->api);
-    vm_free(m->vm);
+    if (migration_end(m->vm))
+        vm_free(m->vm);
     return rc < 0 ? VM_EXIT_HOST : (int)status;
 }
 

@@ -103,6 +103,7 @@ enum mem_origin {
 
 struct vm_lineage {
     enum mem_origin origin;
+    uint8_t secret[16];    // random, never shown: sessions are made of it
     uint8_t seed[12];      // random, of this process: ids are made of it
     uint32_t made;         // ids handed out
     uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none

@@ -68,7 +68,8 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     vm->opts = *o;
     vm->t_new = now_ns();
     vm->t_new_cpu = cpu_ns();
-    if (getrandom(vm->lineage.seed, sizeof(vm->lineage.seed), 0) < 0) {
+    if (getrandom(vm->lineage.seed, sizeof(vm->lineage.seed), 0) < 0 ||
+        getrandom(vm->lineage.secret, sizeof(vm->lineage.secret), 0) < 0) {
         free(vm);
         return err_set(e, errno, "getrandom: %s", strerror(errno));
     }
@@ -77,6 +78,7 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     platform_init(vm);
     devices_init(vm);
     vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    vm->helper_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_store(&vm->pvm, kvm_is_pvm());
     signal(SIGBUS, on_sigbus);
     int rc = vcpu_signals(e);
@@ -178,6 +180,7 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->initrd_fd);
     close_fdp(&vm->metrics_fd);
     close_fdp(&vm->exit_fd);
+    close_fdp(&vm->helper_fd);
     close_fdp(&vm->lineage.mem_fd);
     kvm_close(vm);
     free(vm->dirty_log);
@@ -213,6 +216,11 @@ int vm_exit_fd(const struct vm *vm)
 struct log *vm_log(struct vm *vm)
 {
     return &vm->log;
+}
+
+bool vm_ended(const struct vm *vm)
+{
+    return atomic_load(&vm->ended) > 1;
 }
 
 enum vm_exit vm_exit_status(const struct vm *vm, const char **why)

@@ -41,7 +41,7 @@ enum vm_exit {
 
 // Threads and descriptors by the names that filters know them by; vmm/main.c maps them to jail/.
 enum vm_thread { VM_THREAD_VCPU, VM_THREAD_DEVICE, VM_THREAD_CONTROL, VM_THREAD_HELPER };
-enum vm_fd { VM_FD_KVM, VM_FD_VM, VM_FD_RING, VM_FD_VCPU };
+enum vm_fd { VM_FD_KVM, VM_FD_VM, VM_FD_RING, VM_FD_UFFD, VM_FD_VCPU };
 
 struct handed_tap { // an attached tap that came open with the process
     const char *name;
@@ -55,6 +55,7 @@ struct vm_opts {
     const int *allow_fds;          // the same, opened O_PATH | O_DIRECTORY
     unsigned nallow;
     int pagemap_fd; // /proc/self/pagemap, or 0: snapshots read all of memory
+    int uffd_dev;   // /dev/userfaultfd, or 0: no memory behind it
     int kvm_fd;     // /dev/kvm as handed in, or 0: opened by vm_new
     int serial_out; // where the guest's console goes unless serial_out_path says otherwise; -1:
                     // nowhere
@@ -82,10 +83,11 @@ const struct vm_config *vm_config(const struct vm *vm);
 bool vm_guest_ready(const struct vm *vm); // the guest wrote the ready port
 
 // Readable when the microVM has ended (any thread may have ended it); then vm_exit_status tells
-// how.
+// how. Also when the helper asks for something: then vm_ended is false, and vm_answer's turn is come.
 int vm_exit_fd(const struct vm *vm);
 // Ends it as VM_EXIT_OK, unless it ended before.
 void vm_stop(struct vm *vm, const char *why);
+bool vm_ended(const struct vm *vm);
 enum vm_exit vm_exit_status(const struct vm *vm, const char **why);
 
 // ---- before the start

@@ -123,7 +123,7 @@ static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct disk
     if (fd < 0)
         return fd;
     int rc = blk_check(fd, &out->bytes, e);
-    if (rc == 0)
+    if (rc == 0 && !vm->disks_unlocked)
         rc =
             live >= 0 ? take_image(&fd, live, base_ro, e) : lock_image(fd, base_ro, old, old_ro, e);
     if (rc)
@@ -133,7 +133,7 @@ static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct disk
         cow = path_open(vm, c->cow_path, "cow_path", O_RDWR, fds, e);
         if (cow < 0)
             return cow;
-        if ((rc = blk_lock(cow, false, e)))
+        if (!vm->disks_unlocked && (rc = blk_lock(cow, false, e)))
             return rc;
     }
     if (fstat(fd, &st))

@@ -4,6 +4,7 @@
 #ifndef VMM_VM_PRIV_H
 #define VMM_VM_PRIV_H
 
+#include <stdatomic.h>
 #include <termios.h>
 
 #include "virtio/blk.h"
@@ -82,8 +83,17 @@ struct vm {
     int tap[CFG_MAX_NETS];            // C until the start
 
     int exit_fd, metrics_fd; // C
-    _Atomic int ended;       // 0, or 1 + enum vm_exit
-    char end_text[200];      // written by the one who set `ended`
+    int helper_fd;           // wakes the helper
+    struct {                 // see vmm/handover.h
+        int (*fn)(void *);
+        void *arg;
+        int rc;
+        _Atomic int state;
+    } ask;
+    void *migration;     // C: snapshot/'s
+    bool disks_unlocked; // C
+    _Atomic int ended;   // 0, or 1 + enum vm_exit
+    char end_text[200];  // written by the one who set `ended`
     _Atomic bool ready;
     _Atomic bool pvm;
 };
@@ -119,7 +129,7 @@ void devices_init(struct vm *vm);
 int devices_create(struct vm *vm, struct err *e); // from cfg and the descriptors opened for it
 // Ioeventfds, files given to the ring, kicks watched; then `then` (unless NULL) on the device thread.
 int devices_attach(struct vm *vm, int (*then)(void *), void *arg, struct err *e);
-int devices_quiesce(struct vm *vm);               // returns when nothing is in flight
+int devices_quiesce(struct vm *vm); // returns when nothing is in flight
 void devices_resume(struct vm *vm);
 void devices_free(struct vm *vm);
 struct dev_slot *devices_find(struct vm *vm, enum slot_kind kind, const char *id);
@@ -136,7 +146,7 @@ int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struc
 int vm_configured(struct vm *vm,
                   struct err *e);  // helper parked, control thread's final filter stacked
 void vm_drop_disks(struct vm *vm); // closes what was opened for drives and interfaces
-void vm_go(struct vm *vm); // devices are ready: vCPUs run
+void vm_go(struct vm *vm);         // devices are ready: vCPUs run
 int vm_rebuild(struct vm *vm, struct err *e); // the VM in KVM made anew for cfg.machine
 void vm_end(struct vm *vm, enum vm_exit how, const char *text); // any thread; the first one counts
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e);

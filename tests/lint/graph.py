@@ -22,10 +22,10 @@ ROOMS = {
     "virtio": ["vmm/mem/"],
     "jail": [],
     "vmm": ["vmm/vcpu/", "vmm/mem/", "vmm/boot/", "vmm/dev/", "virtio/"],
-    "snapshot": ["vmm/vm.h", "vmm/config.h", "vmm/state.h", "vmm/log.h", "vmm/version.h", "vmm/mem/",
+    "snapshot": ["vmm/vm.h", "vmm/handover.h", "vmm/config.h", "vmm/state.h", "vmm/log.h", "vmm/version.h", "vmm/mem/",
                  "vmm/vcpu/state.h", "vmm/vcpu/cpuid.h", "vmm/dev/dev.h", "virtio/virtio.h",
                  "virtio/ratelimit.h"],
-    "api-socket": ["vmm/vm.h", "vmm/config.h", "vmm/log.h", "vmm/version.h", "snapshot/snapshot.h"],
+    "api-socket": ["vmm/vm.h", "vmm/config.h", "vmm/log.h", "vmm/version.h", "snapshot/snapshot.h", "snapshot/mig.h"],
     "api-socket/ctl": ["snapshot/codec.h", "snapshot/memfile.h", "vmm/version.h", "jail/jail.h"],
 }
 # A plain-data header that config.h (a leaf of vmm/) stands on.

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// struct mig_io on real sockets, memory and files. All of it on the helper thread.
+//
+// #syscalls:helper sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC) poll close
+// #syscalls:helper preadv2(0) pwritev2(0) fsync fcntl(F_OFD_SETLK) madvise(MADV_DONTNEED)
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "snapshot/mig_os.h"
+#include "vmm/mem/uffd.h"
+
+static long os_send(void *c, enum mig_ch ch, const struct iovec *v, int n)
+{
+    struct mig_run *r = c;
+    struct msghdr h = {.msg_iovlen = (size_t)n};
+
+    memcpy(&h.msg_iov, &v, sizeof(v)); // sending takes it as const
+    ssize_t k = sendmsg(r->fd[ch], &h, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+}
+
+static long os_recv(void *c, enum mig_ch ch, void *buf, size_t n)
+{
+    struct mig_run *r = c;
+    struct iovec v = {.iov_base = buf, .iov_len = n};
+    struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1}; // no room for descriptors: they are closed
+
+    ssize_t k = recvmsg(r->fd[ch], &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+}
+
+static void os_hangup(void *c)
+{
+    struct mig_run *r = c;
+
+    for (int i = 0; i < 2; i++) {
+        close_fdp(&r->fd[i]);
+        r->fd[i] = -1;
+    }
+}
+
+static bool os_reconnect(void *c)
+{
+    struct mig_run *r = c;
+
+    if (!atomic_load(&r->brought))
+        return false;
+    os_hangup(r);
+    memcpy(r->fd, r->next, sizeof(r->fd));
+    atomic_store(&r->brought, false);
+    return true;
+}
+
+static short events(unsigned want, unsigned in, unsigned out)
+{
+    return (short)((want & in ? POLLIN : 0) | (want & out ? POLLOUT : 0));
+}
+
+static unsigned arrived(const struct pollfd *p, unsigned in, unsigned out)
+{
+    bool broken = p->revents & (POLLHUP | POLLERR | POLLNVAL);
+
+    return (p->events & POLLIN && (p->revents & POLLIN || broken) ? in : 0) |
+           (p->events & POLLOUT && (p->revents & POLLOUT || broken) ? out : 0);
+}
+
+static unsigned os_wait(void *c, unsigned want, uint64_t until)
+{
+    struct mig_run *r = c;
+    struct pollfd p[4] = {
+        {.fd = r->fd[0], .events = events(want, MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT)},
+        {.fd = r->fd[1], .events = events(want, MIG_EV_BULK_IN, MIG_EV_BULK_OUT)},
+        {.fd = r->uffd, .events = events(want, MIG_EV_FAULT, 0)},
+        {.fd = vm_helper_fd(r->vm), .events = POLLIN},
+    };
+    uint64_t now = now_ns(), ms = until > now ? (until - now + MIG_MS - 1) / MIG_MS : 0;
+
+    for (int i = 0; i < 3; i++)
+        if (!p[i].events)
+            p[i].fd = -1;
+    if (poll(p, ARRAY_SIZE(p), until == UINT64_MAX ? -1 : (int)MIN(ms, 60000)) <= 0)
+        return 0;
+    if (p[3].revents)
+        vm_helper_awake(r->vm);
+    return arrived(&p[0], MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT) |
+           arrived(&p[1], MIG_EV_BULK_IN, MIG_EV_BULK_OUT) | arrived(&p[2], MIG_EV_FAULT, 0) |
+           (p[3].revents ? MIG_EV_CALLED : 0u);
+}
+
+static uint64_t os_now(void *c)
+{
+    (void)c;
+    return now_ns();
+}
+
+static int os_dirty(void *c, uint64_t *bits)
+{
+    struct mig_run *r = c;
+    return vm_dirty_fetch(r->vm, bits, &r->m.e);
+}
+
+// Nobody has a view of these pages yet: KVM and devices come with the restore.
+static int os_arm(void *c, const uint64_t *absent)
+{
+    struct mig_run *r = c;
+
+    if (r->uffd < 0)
+        return -ENODEV;
+    for (uint64_t p = 0, n, len; (n = pages_run(absent, r->m.npages, &p)); p += n) {
+        uint8_t *at = pages_at(r->m.mem, p * PAGE_SIZE, &len);
+        n = MIN(n, len / PAGE_SIZE);
+        if (madvise(at, n * PAGE_SIZE, MADV_DONTNEED))
+            return -errno;
+    }
+    return uffd_register(r->uffd, r->m.mem);
+}
+
+static void os_disarm(void *c)
+{
+    struct mig_run *r = c;
+    uffd_unregister(r->uffd, r->m.mem);
+}
+
+static int os_place(void *c, uint64_t page, uint64_t n, const void *data)
+{
+    struct mig_run *r = c;
+    uint64_t len;
+
+    if (r->m.armed)
+        return uffd_place(r->uffd, r->m.mem, page, n, data);
+    for (uint64_t done = 0; done < n * PAGE_SIZE; done += len) {
+        uint8_t *at = pages_at(r->m.mem, page * PAGE_SIZE + done, &len);
+        len = MIN(len, n * PAGE_SIZE - done);
+        if (data)
+            memcpy(at, (const uint8_t *)data + done, len);
+        else
+            memset(at, 0, len);
+    }
+    return 0;
+}
+
+static int os_fault(void *c, uint64_t *page)
+{
+    struct mig_run *r = c;
+    return uffd_next(r->uffd, r->m.mem, page);
+}
+
+static int os_call(void *c, enum mig_call what)
+{
+    struct mig_run *r = c;
+
+    r->what = what;
+    r->call_err.msg[0] = 0;
+    vm_ask(r->vm, mig_on_control, r);
+    return 0;
+}
+
+static int os_called(void *c)
+{
+    struct mig_run *r = c;
+    int rc = vm_asked(r->vm);
+
+    if (rc && rc != -EAGAIN && !r->m.e.msg[0])
+        r->m.e = r->call_err;
+    return rc;
+}
+
+// Locking waits a little for a peer that is at it, never for ever.
+static int lock(int fd)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+
+    for (int i = 0; i < 200; i++) {
+        if (fcntl(fd, F_OFD_SETLK, &l) == 0)
+            return 0;
+        if (errno != EAGAIN && errno != EACCES)
+            return -errno;
+        poll(NULL, 0, 1);
+    }
+    return -EBUSY;
+}
+
+static int os_store(void *c, enum mig_store op, void *buf, size_t n, uint64_t at)
+{
+    struct mig_run *r = c;
+    struct iovec v = {.iov_base = buf, .iov_len = n};
+    struct flock un = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_len = 1};
+    ssize_t k;
+
+    switch (op) {
+    case MIG_LOCK:
+        return lock(r->arbiter);
+    case MIG_UNLOCK:
+        return fcntl(r->arbiter, F_OFD_SETLK, &un) ? -errno : 0;
+    case MIG_READ:
+        k = preadv2(r->arbiter, &v, 1, (off_t)at, 0);
+        return k < 0 ? -errno : (int)k;
+    case MIG_WRITE:
+        k = pwritev2(r->arbiter, &v, 1, (off_t)at, 0);
+        return k == (ssize_t)n ? 0 : k < 0 ? -errno : -ENOSPC;
+    case MIG_SYNC:
+        return fsync(r->arbiter) ? -errno : 0;
+    }
+    return -EINVAL;
+}
+
+const struct mig_io mig_os_io = {
+    .send = os_send,
+    .recv = os_recv,
+    .hangup = os_hangup,
+    .reconnect = os_reconnect,
+    .wait = os_wait,
+    .now = os_now,
+    .dirty = os_dirty,
+    .arm = os_arm,
+    .disarm = os_disarm,
+    .place = os_place,
+    .fault = os_fault,
+    .call = os_call,
+    .called = os_called,
+    .store = os_store,
+};
