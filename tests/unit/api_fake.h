@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "vmm/log.h"
+#include "snapshot/mig.h"
 #include "snapshot/snapshot.h"
 #include "vmm/vm.h"
 
@@ -178,6 +179,36 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
 {
     (void)vm, (void)l, (void)fds;
     return err_set(e, ENOTSUP, "no snapshots here");
+}
+
+#define NO_MIGRATION(name, type)                                                         \
+    int name(struct vm *vm, const struct type *c, struct passed_fds *fds, struct err *e) \
+    {                                                                                    \
+        (void)vm, (void)c, (void)fds;                                                    \
+        return err_set(e, ENOTSUP, "no migration here");                                 \
+    }
+NO_MIGRATION(migration_send, migration_send)
+NO_MIGRATION(migration_receive, migration_receive)
+NO_MIGRATION(migration_recover, migration_channels)
+
+int migration_cancel(struct vm *vm, struct err *e)
+{
+    return did(vm, "migration_cancel", e);
+}
+int migration_finalize(struct vm *vm, struct err *e)
+{
+    return did(vm, "migration_finalize", e);
+}
+const struct migration_status *migration_status(struct vm *vm, const char **why)
+{
+    (void)vm;
+    *why = "";
+    return NULL;
+}
+int migration_refuse(struct vm *vm, struct err *e)
+{
+    (void)vm, (void)e;
+    return 0;
 }
 
 #endif
