@@ -330,6 +330,33 @@ class Refused(SnapshotCase):
         self.get(ns, "/counter")
         self.get(ns2, "/counter")
 
+    def test_every_rule_of_the_contract(self):
+        try:
+            from test_api import Contract
+        except ImportError as e:  # PyYAML
+            self.skipTest(str(e))
+        ns = self.netns()
+        contract = Contract()
+        m = self.saved(ns, keep=True)
+        fresh = self.monitor(netns=ns)
+        path = self.path("a.state")
+        bases = {
+            "create": (m, {"snapshot_path": path + "x", "mem_file_path": path + "y", "snapshot_type": "Full"}),
+            "load": (fresh, {"snapshot_path": path, "track_dirty_pages": False, "resume_vm": False,
+                             "mem_backend": {"backend_type": "File", "backend_path": self.path("a.mem")},
+                             "network_overrides": [{"iface_id": "eth0", "host_dev_name": ns.tap}],
+                             "drive_overrides": []})}
+        for name, (mon, base) in bases.items():
+            schema = contract.body(contract.doc["paths"]["/snapshot/" + name]["put"])
+            self.assertEqual([], contract.errors(schema, base))
+            for field, body in contract.misfits(schema, base):
+                status, answer = mon.api("PUT", "/snapshot/" + name, body, check=False)
+                self.assertEqual((status, list(answer)), (400, ["fault_message"]), body)
+                self.assertIn(field, answer["fault_message"], body)
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.mem", "a.state"])
+        m.kill()
+        self.load(fresh)
+
     def test_wrong_time(self):
         ns = self.netns()
         m = self.saved(ns, keep=True)
