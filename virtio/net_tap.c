@@ -16,7 +16,7 @@ static int name_error(int code, const char *name, struct err *e)
     case EBUSY:
         return err_set(e, code, "tap %s is in use", name);
     case EPERM:
-        return err_set(e, code, "tap %s: not permitted to attach to it, or to make it", name);
+        return err_set(e, code, "tap %s does not exist, or is not ours to attach to", name);
     default:
         return err_set(e, code, "tap %s: %s", name, strerror(code));
     }

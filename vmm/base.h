@@ -55,6 +55,16 @@ __attribute__((format(printf, 3, 4))) static inline int err_set(struct err *e, i
     return -code;
 }
 
+// Puts the field that was wrong in front of a failure's sentence; returns rc.
+static inline int err_field(struct err *e, const char *field, int rc)
+{
+    if (rc < 0 && e) {
+        struct err inner = *e;
+        err_set(e, 0, "%s: %.200s", field, inner.msg);
+    }
+    return rc;
+}
+
 // Scoped cleanup: `_cleanup_(close_fdp) int fd = open(...)`; hand ownership on with
 // steal_fd/steal_ptr.
 #define _cleanup_(f) __attribute__((cleanup(f)))

@@ -246,11 +246,10 @@ int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struc
         if (fd < 0)
             return fd;
         int rc = net_tap_setup(fd, NULL, e);
-        if (rc) {
-            close(fd);
-            return rc;
-        }
-        return fd;
+        if (rc == 0)
+            return fd;
+        close(fd);
+        return err_field(e, "host_dev_name", rc);
     }
     if (!name[0] || strlen(name) >= IFNAMSIZ || strchr(name, '/'))
         return err_set(e, EINVAL, "host_dev_name: a tap's name has 1 to 15 characters");
@@ -259,5 +258,5 @@ int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struc
     if (fd < 0)
         return err_set(e, -fd, "host_dev_name: cannot open /dev/net/tun: %s", strerror(-fd));
     int rc = net_tap_setup(fd, name, e);
-    return rc ? rc : steal_fd(&fd);
+    return rc ? err_field(e, "host_dev_name", rc) : steal_fd(&fd);
 }

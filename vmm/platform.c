@@ -256,7 +256,8 @@ void platform_serial_attach(struct vm *vm)
         loop_poll(&vm->loop, vm->serial_in_file, SLOT_SERIAL, POLLIN);
 }
 
-// #syscalls:control ioctl(TCSETS)
+// glibc reads the terminal back after setting it.
+// #syscalls:control ioctl(TCSETS, TCGETS)
 void platform_serial_close(struct vm *vm)
 {
     if (vm->tty_raw)

@@ -92,53 +92,72 @@ static int take_image(int *fd, int held, bool read_only, struct err *e)
         return blk_lock(*fd, read_only, e);
     close_fdp(fd);
     *fd = fcntl(held, F_DUPFD_CLOEXEC, 0);
-    return *fd < 0 ? err_set(e, errno, "path_on_host: %s", strerror(errno)) : 0;
+    return *fd < 0 ? err_set(e, errno, "%s", strerror(errno)) : 0;
 }
 
 // One owner per disk. A drive that replaces itself on the same image gives its own lock up first,
 // and takes it back when the new one cannot be had.
-static int lock_image(int fd, bool read_only, const struct disk *old, bool old_ro, struct err *e)
+static int lock_image(int fd, bool read_only, int held, bool held_ro, struct err *e)
 {
-    bool own = old && same_file(fd, old->fd);
+    bool own = same_file(fd, held);
     struct flock un = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
     if (own)
-        fcntl(old->fd, F_OFD_SETLK, &un);
+        fcntl(held, F_OFD_SETLK, &un);
     int rc = blk_lock(fd, read_only, e);
     if (rc && own)
-        blk_lock(old->fd, old_ro, NULL);
+        blk_lock(held, held_ro, NULL);
     return rc;
+}
+
+static bool base_ro(const struct drive_cfg *c)
+{
+    return c->is_read_only || c->cow_path[0];
+}
+
+struct old_disk { // what the drive stands on so far; -1: nothing
+    int fd, cow_fd;
+    bool ro, live;
+};
+
+static int lock_disk(int *fd, int cow, const struct drive_cfg *c, const struct old_disk *old,
+                     struct err *e)
+{
+    int rc = old->live ? take_image(fd, old->fd, base_ro(c), e)
+                       : lock_image(*fd, base_ro(c), old->fd, old->ro, e);
+    if (rc || cow < 0)
+        return err_field(e, "path_on_host", rc);
+    rc = lock_image(cow, false, old->cow_fd, false, e);
+    if (rc && same_file(*fd, old->fd)) {
+        close_fdp(fd);
+        *fd = -1;
+        blk_lock(old->fd, old->ro, NULL);
+    }
+    return err_field(e, "cow_path", rc);
 }
 
 // #syscalls:config newfstatat fcntl(F_OFD_SETLK)
 // #syscalls:control newfstatat fcntl(F_OFD_SETLK)
-static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct disk *old, bool old_ro,
-                     int live, struct passed_fds *fds, struct disk *out, struct err *e)
+static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct old_disk *old,
+                     struct passed_fds *fds, struct disk *out, struct err *e)
 {
-    bool base_ro = c->is_read_only || c->cow_path[0];
     struct stat st;
+    char id[64];
 
     _cleanup_(close_fdp) int fd =
-        path_open(vm, c->path_on_host, "path_on_host", base_ro ? O_RDONLY : O_RDWR, fds, e);
+        path_open(vm, c->path_on_host, "path_on_host", base_ro(c) ? O_RDONLY : O_RDWR, fds, e);
     if (fd < 0)
         return fd;
-    int rc = blk_check(fd, &out->bytes, e);
+    _cleanup_(close_fdp) int cow = -1;
+    if (c->cow_path[0] && (cow = path_open(vm, c->cow_path, "cow_path", O_RDWR, fds, e)) < 0)
+        return cow;
+    int rc = err_field(e, "path_on_host", blk_check(fd, &out->bytes, e));
     if (rc == 0 && !vm->disks_unlocked)
-        rc =
-            live >= 0 ? take_image(&fd, live, base_ro, e) : lock_image(fd, base_ro, old, old_ro, e);
+        rc = lock_disk(&fd, cow, c, old, e);
     if (rc)
         return rc;
-    _cleanup_(close_fdp) int cow = -1;
-    if (c->cow_path[0]) {
-        cow = path_open(vm, c->cow_path, "cow_path", O_RDWR, fds, e);
-        if (cow < 0)
-            return cow;
-        if (!vm->disks_unlocked && (rc = blk_lock(cow, false, e)))
-            return rc;
-    }
     if (fstat(fd, &st))
         return err_set(e, errno, "path_on_host: %s", strerror(errno));
-    char id[64];
     snprintf(id, sizeof(id), "%llu%llu%llu", (unsigned long long)st.st_dev,
              (unsigned long long)st.st_rdev, (unsigned long long)st.st_ino);
     memset(out->id, 0, sizeof(out->id));
@@ -192,8 +211,12 @@ int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fd
         return err_set(e, EINVAL, "drive_id: no more than %d drives", CFG_MAX_DRIVES);
     if (c->cow_path[0] && c->is_read_only)
         return err_set(e, EINVAL, "cow_path: a read-only drive needs no copy-on-write layer");
-    rc = open_disk(vm, c, old >= 0 ? &vm->disk[old] : NULL,
-                   old >= 0 && vm->cfg.drives[old].is_read_only, -1, fds, &d, e);
+    struct old_disk was = {.fd = -1, .cow_fd = -1};
+    if (old >= 0)
+        was = (struct old_disk){.fd = vm->disk[old].fd,
+                                .cow_fd = vm->disk[old].cow_fd,
+                                .ro = base_ro(&vm->cfg.drives[old])};
+    rc = open_disk(vm, c, &was, fds, &d, e);
     if (rc)
         return rc;
     unsigned at = old >= 0 ? (unsigned)old : vm->cfg.ndrives;
@@ -324,7 +347,8 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
             return err_set(e, EINVAL,
                            "path_on_host: drive %s has a copy-on-write layer over its image", id);
         snprintf(want.path_on_host, sizeof(want.path_on_host), "%s", path);
-        if ((rc = open_disk(vm, &want, NULL, false, blk_fd(p.s->blk), fds, &d, e)))
+        const struct old_disk was = {.fd = blk_fd(p.s->blk), .cow_fd = -1, .live = true};
+        if ((rc = open_disk(vm, &want, &was, fds, &d, e)))
             return rc;
         b = (struct blk_backing){.fd = d.fd,
                                  .cow_fd = -1,

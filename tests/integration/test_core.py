@@ -112,6 +112,18 @@ class Disk(GuestCase):
         m2 = self.monitor()
         m2.boot(drives=[one], start=False)
 
+    def test_an_image_that_grew_is_patched_onto_itself(self):
+        ns, disk = self.netns(), self.disk(1)
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns, drives=[disk])
+        self.assertGreaterEqual(ns.http("GET", "/sector/4000")[0], 400)
+        for mib in (2, 3):
+            os.truncate(disk, mib << 20)
+            m.patch("/drives/disk0", drive_id="disk0", path_on_host=disk)
+            m.wait_for(lambda: ns.http("GET", f"/sector/{mib * 2048 - 1}")[0] == 200, 5, "the new capacity")
+        with self.assertRaises(ApiError):  # the lock was never given up
+            self.monitor().boot(drives=[disk], start=False)
+
     def test_one_owner_per_disk(self):
         disk = self.disk(1)
         a, b = self.monitor(), self.monitor()
@@ -245,10 +257,18 @@ class Ends(GuestCase):
         m.wait_out("mayfly-guest: ready")
         m.put("/actions", action_type="SendCtrlAltDel")
 
-    def test_sigterm_ends_the_monitor(self):
-        m = self.monitor()
-        m.boot("mode=http")
-        self.assertIn(m.kill(signal.SIGTERM), (0, -signal.SIGTERM))
+    def test_signals_ask_for_an_orderly_end(self):
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for boot in (False, True):
+                ns, disk = self.netns(), self.disk(1)
+                m = self.monitor(netns=ns)
+                m.boot(netns=ns, drives=[disk], start=boot)
+                self.assertEqual(m.kill(sig), 0, m.err())
+                self.assertIn("Mayfly ends: a signal asked for it", m.out())
+                self.assertEqual(m.err(), "")
+                m = self.monitor(netns=ns)  # tap and image are free at once
+                m.boot(netns=ns, drives=[disk], start=False)
+                m.close()
 
     def test_kernel_kills_are_told_by_status(self):
         m = self.monitor()

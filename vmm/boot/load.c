@@ -83,15 +83,6 @@ static int load_initrd(const struct boot_request *rq, const struct kernel_image 
     return boot_pread_guest(rq->mem, out->addr, rq->initrd_fd, size, 0, "initrd", e);
 }
 
-static int named(int rc, const char *field, struct err *e)
-{
-    if (rc < 0 && e) {
-        struct err inner = *e;
-        err_set(e, 0, "%s: %.200s", field, inner.msg);
-    }
-    return rc == -ENOEXEC ? -EINVAL : rc;
-}
-
 // Where a PC's firmware would reset the machine. Linux jumps there in real mode when it has no better way: a kernel
 // with EFI support on a hardware-reduced machine does so unless reboot= says otherwise.
 static int write_reset_vector(const struct guest_mem *m)
@@ -116,10 +107,10 @@ int boot_load(const struct boot_request *rq, struct boot_entry *out, struct err 
     if (rc == -ENOEXEC)
         rc = bzimage_load(rq->mem, rq->kernel_fd, &k, e);
     if (rc < 0)
-        return named(rc, "kernel_image_path", e);
+        return err_field(e, "kernel_image_path", rc == -ENOEXEC ? -EINVAL : rc);
     rc = load_initrd(rq, &k, &ird, e);
     if (rc < 0)
-        return named(rc, "initrd_path", e);
+        return err_field(e, "initrd_path", rc);
     if (mem_write(rq->mem, BOOT_CMDLINE, rq->cmdline, len) < 0)
         return err_set(e, EFAULT, "no RAM for the command line");
     if (write_reset_vector(rq->mem) < 0)
