@@ -92,7 +92,7 @@ $(B)/mayflyctl: $(call obj,$(CTL_SRC)) $(B)/libmayfly.a
 
 # Unit tests link every room but main, so a test reaches any internal header.
 ifneq ($(HOST),$(B))
-$(HOST)/obj/%.o: %.c
+$(HOST)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@$(if $(Q),echo "  HOST  $<")
 	$(Q)$(CC) $(CPPFLAGS) $(BASE_CFLAGS) -MMD -MP -c $< -o $@

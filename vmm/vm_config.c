@@ -85,7 +85,7 @@ static bool same_file(int a, int b)
 
 // A running drive that takes the image it has (it grew) goes on with the description that holds
 // the lock: a second one would find its own image in use.
-// #syscalls:control fcntl(F_DUPFD_CLOEXEC)
+// #syscalls:control fcntl(F_DUPFD_CLOEXEC, F_SETFD)
 static int take_image(int *fd, int held, bool read_only, struct err *e)
 {
     if (!same_file(*fd, held))

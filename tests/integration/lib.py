@@ -129,13 +129,19 @@ def run(*args):
 
 class Monitor:
     """One mayfly process. Use as a context manager; output is collected."""
+    log_path = ""
 
     def __init__(self, *args, netns=None, stdin=subprocess.DEVNULL, binary=None, api=True, env=None,
-                 pass_fds=(), preexec_fn=None):
+                 pass_fds=(), preexec_fn=None, log=True):
         self.dir = tempfile.mkdtemp(prefix="mayfly-test-")
         self.sock = os.path.join(self.dir, "api.sock")
         cmd = ([] if netns is None else ["ip", "netns", "exec", netns.name])
-        cmd += [binary or MAYFLY] + (["--api-sock", self.sock] if api else []) + list(args)
+        cmd += [binary or MAYFLY] + (["--api-sock", self.sock] if api else [])
+        # The log beside the console, so that lines of the two do not mix; where paths are restricted they share.
+        self.log_path = os.path.join(self.dir, "log")
+        if log and binary is None and not {"--log-path", "--allow-dir"} & set(args):
+            cmd += ["--log-path", self.log_path]
+        cmd += args
         self.out_path = os.path.join(self.dir, "out")
         self.err_path = os.path.join(self.dir, "err")
         with open(self.out_path, "wb") as o, open(self.err_path, "wb") as e:
@@ -164,9 +170,18 @@ class Monitor:
                 raise AssertionError(f"no {what} within {seconds} s: {self.out()[-2000:]} {self.err()}")
             time.sleep(0.005)
 
-    def out(self):
+    def console(self):
         with open(self.out_path, errors="replace") as f:
             return f.read()
+
+    def log(self):
+        if not os.path.exists(self.log_path):
+            return ""
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def out(self):
+        return self.console() + self.log()
 
     def err(self):
         with open(self.err_path, errors="replace") as f:

@@ -128,7 +128,7 @@ class ApiCase(lib.GuestCase):
 
     def setUp(self):
         self.ns = self.netns()
-        self.m = self.monitor("--id", "api-test", netns=self.ns)
+        self.m = self.monitor("--id", "api-test", netns=self.ns, log=False)
         self.disk_a, self.disk_b = self.disk(4), self.disk(8)
         self.tmp = tempfile.TemporaryDirectory()
         self.addCleanup(self.tmp.cleanup)
@@ -398,7 +398,7 @@ class TestConfigFile(ApiCase):
         path = os.path.join(self.tmp.name, "config.json")
         with open(path, "w") as f:
             json.dump(config, f)
-        m = self.monitor("--config-file", path, netns=self.ns)
+        m = self.monitor("--config-file", path, netns=self.ns, log=False)
         self.assertEqual("Running", m.state())
         self.assertEqual(config, m.get("/vm/config"))
 

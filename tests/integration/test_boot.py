@@ -16,26 +16,21 @@ class Tiny(GuestCase):
         return self.disk(len(content) / (1 << 20), content)
 
     def boot(self, image, *args, **boot):
-        self.log = self.disk(0)  # the console has standard output for itself
-        m = self.monitor("--log-path", self.log, *args, stdin=boot.pop("stdin", subprocess.DEVNULL))
+        m = self.monitor(*args, stdin=boot.pop("stdin", subprocess.DEVNULL))
         m.put("/boot-source", kernel_image_path=self.file(image), **boot)
         m.put("/actions", action_type="InstanceStart")
         return m
 
     def ended(self, m, status=0):
         self.assertEqual(m.wait_exit(30), status, m.err())
-        return m.out()
-
-    def said(self):
-        with open(self.log) as f:
-            return f.read()
+        return m.console()
 
 
 class Formats(Tiny):
     def test_elf_without_a_pvh_note(self):
-        out = self.ended(self.boot(tiny.elf(tiny.say("64-bit ELF\n") + tiny.POWER_OFF)))
-        self.assertEqual("64-bit ELF\n", out)
-        self.assertIn("Mayfly ends: the guest powered off", self.said())
+        m = self.boot(tiny.elf(tiny.say("64-bit ELF\n") + tiny.POWER_OFF))
+        self.assertEqual("64-bit ELF\n", self.ended(m))
+        self.assertIn("Mayfly ends: the guest powered off", m.log())
 
     def test_bzimage(self):
         for change in ({}, {"pref": 16 << 20}, {"version": 0x20c}):
@@ -105,7 +100,7 @@ class Legacy(Tiny):
             out = f.read()
         # Ctrl, Alt, Del pressed, in the set that a keyboard speaks whose controller translates nothing.
         self.assertEqual(b"ready\n\x14\x11\xe0\x71", out)
-        self.assertIn("reset itself (i8042)", self.said())
+        self.assertIn("reset itself (i8042)", m.log())
 
     def test_serial_output_to_a_path(self):
         path = self.disk(0)
