@@ -19,6 +19,7 @@ struct clone {
     bool pooled; // its monitor is a pool's shell, of which sock is the socket
     pid_t pid;
     int api, probe;
+    bool heard;                                  // the loop has it
     bool loaded, counted;                        // counted: done, well or not
     uint64_t t_spawn, t_loaded, t_first, t_last; // CLOCK_MONOTONIC; t_first: connection made
     size_t len;
@@ -32,6 +33,7 @@ struct job {
     const char *state, *mem, *prefix, *dir, *data, *data_drive, *pool, *mayfly, *get;
     uint64_t n, port, timeout_s, window, workers;
     bool keep, json, table, clock, no_get;
+    bool again; // ask: the clones run already
     struct net_plan net;
     // the snapshot
     struct vm_saved *saved;

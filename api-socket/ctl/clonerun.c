@@ -68,6 +68,11 @@ static int start(struct job *j, uint64_t i, struct err *e)
     _cleanup_(close_fdp) int listener = -1;
 
     c->t_spawn = now_ns();
+    if (j->again) { // it runs: only the guest is asked
+        c->loaded = true;
+        int rc = net_enter(c->name, e);
+        return rc ? rc : MIN(c->probe = net_probe(&j->net, (uint16_t)j->port, e), 0);
+    }
     snprintf(log, sizeof(log), "%s/%s.log", j->dir, c->name);
     s.log = j->keep ? log : NULL; // one that stays must not hold on to our stderr
     int rc = net_enter(c->name, e);
@@ -219,7 +224,8 @@ static void on_handoff(struct job *j)
     if (read(j->handoff[0], &i, sizeof(i)) != sizeof(i))
         return;
     struct clone *c = &j->c[i];
-    if (!c->e.msg[0] && (watch(j, c->api, EPOLLIN, i, EV_API) ||
+    c->heard = true;
+    if (!c->e.msg[0] && ((c->api >= 0 && watch(j, c->api, EPOLLIN, i, EV_API)) ||
                          (c->probe >= 0 && watch(j, c->probe, EPOLLOUT, i, EV_PROBE))))
         err_set(&c->e, errno, "epoll: %s", strerror(errno));
     if (c->e.msg[0])
@@ -264,7 +270,7 @@ static void hear(struct job *j)
         if (now - heard < j->timeout_s * NSEC_PER_SEC)
             continue;
         for (uint64_t i = 0; i < MIN(atomic_load(&j->next), j->n); i++)
-            if (!j->c[i].counted && j->c[i].api >= 0)
+            if (!j->c[i].counted && j->c[i].heard)
                 fail(j, &j->c[i],
                      j->c[i].loaded ? "the guest did not answer in time"
                                     : "the monitor did not answer in time");

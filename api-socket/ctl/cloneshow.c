@@ -144,6 +144,10 @@ void show_result(const struct job *j)
            l.max);
     if (!j->no_get)
         printf(", answered %.2f / %.2f / %.2f ms", a.p50, a.p99, a.max);
+    if (j->again) {
+        putchar('\n');
+        return;
+    }
     printf("\n  %llu namespaces were made before, in %.1f ms", (unsigned long long)j->made,
            (double)j->t_ns / 1e6);
     if (j->keep)

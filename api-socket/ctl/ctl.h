@@ -3,7 +3,7 @@
 //
 // Files: main.c (subcommands), opts.c (command line), client.c (HTTP over a Unix socket, descriptors
 // with it), raw.c, snapfile.c (describe, merge), net.c (namespaces, taps), spawn.c (monitors),
-// pool.c and poolwire.c (idle shells), clone*.c. It reaches the monitor by the wire alone; of the
+// pool.c and poolwire.c (idle shells), clone*.c, ask.c, end.c. It reaches the monitor by the wire alone; of the
 // monitor's code it uses the readers of snapshot files and the numbers of handed-over descriptors.
 // Errors: as in the monitor, -errno and a sentence; a subcommand returns the exit status.
 #ifndef CTL_CTL_H
@@ -39,6 +39,7 @@ int cmd_snapshot(int argc, char **argv);
 int cmd_netns(int argc, char **argv);
 int cmd_pool(int argc, char **argv);
 int cmd_clone(int argc, char **argv);
+int cmd_ask(int argc, char **argv);
 int cmd_end(int argc, char **argv);
 
 // ---- the API

@@ -121,14 +121,16 @@ static void *make_some(void *arg)
 int cmd_netns(int argc, char **argv)
 {
     struct making m = {.prefix = "clone", .net = {.tap = "tap0"}, .n = 1};
-    const char *rest[1] = {""}, *host = NULL, *guest = "172.16.0.2/24";
+    const char *rest[1] = {""}, *host = NULL, *guest = "172.16.0.2/24", *mac = NULL;
     bool help = false;
-    const struct opt o[] = {{"--prefix", OPT_STR, &m.prefix, "NAME  NAME0, NAME1, ... (clone)"},
-                            {"-n", OPT_NUM, &m.n, "N  how many (1)"},
-                            {"--tap", OPT_STR, &m.net.tap, "NAME  the tap in each (tap0)"},
-                            {"--guest", OPT_STR, &guest, "IP/LEN  the guest's address"},
-                            {"--host", OPT_STR, &host, "IP  the tap's (the first of the net)"},
-                            {"--help", OPT_FLAG, &help, "this"}};
+    const struct opt o[] = {
+        {"--prefix", OPT_STR, &m.prefix, "NAME  NAME0, NAME1, ... (clone)"},
+        {"-n", OPT_NUM, &m.n, "N  how many (1)"},
+        {"--tap", OPT_STR, &m.net.tap, "NAME  the tap in each (tap0)"},
+        {"--guest", OPT_STR, &guest, "IP/LEN  the guest's address"},
+        {"--host", OPT_STR, &host, "IP  the tap's (the first of the net)"},
+        {"--guest-mac", OPT_STR, &mac, "MAC  known, so that nobody asks for it"},
+        {"--help", OPT_FLAG, &help, "this"}};
     pthread_t t[4];
     struct maker w[4];
     struct err e = {0};
@@ -143,6 +145,11 @@ int cmd_netns(int argc, char **argv)
     }
     if (net_parse(&m.net, host, guest, &e))
         return ctl_fail(&e);
+    m.net.has_guest_mac = mac != NULL;
+    if (mac && cfg_parse_mac(mac, m.net.guest_mac)) {
+        err_set(&e, EINVAL, "--guest-mac: AA:BB:CC:DD:EE:FF, not %.40s", mac);
+        return ctl_fail(&e);
+    }
     for (unsigned i = 0; i < ARRAY_SIZE(t); i++) {
         w[i] = (struct maker){&m, &m.e[i]};
         if (pthread_create(&t[i], NULL, make_some, &w[i]))

@@ -18,6 +18,7 @@ static const struct {
     {"pool", cmd_pool, "run | take | release | status: idle monitors, ready for a load"},
     {"netns", cmd_netns, "make | remove: namespaces with taps, ahead of clones"},
     {"clone", cmd_clone, "N microVMs of one snapshot"},
+    {"ask", cmd_ask, "the clones that clone --keep left, each through its own tap"},
     {"end", cmd_end, "what clone --keep left running"},
 };
 
