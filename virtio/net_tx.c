@@ -48,12 +48,23 @@ static bool head_is_sane(const struct net *n, struct tx_head *h, uint32_t frame)
     return gso_allowed(n, h->gso_type) && h->flags && h->gso_size > 0 && h->hdr_len <= frame;
 }
 
-// #syscalls:device writev
-static void send_frame(struct net *n, struct tx_head *h, const struct vchain *c)
+// A small frame is copied whole: the kernel takes one segment by a shorter way than two, which is worth more
+// than the copy.
+#define TX_SMALL 2048u
+
+union tx_copy {
+    struct tx_head h;
+    uint8_t frame[TX_SMALL];
+};
+
+// Everything as one segment, or the judged header and behind it the guest's bytes where they lie.
+static int gather(struct net *n, union tx_copy *f, const struct vchain *c)
 {
-    n->tx_iov[0] = (struct iovec){.iov_base = h, .iov_len = sizeof(*h)};
+    n->tx_iov[0] = (struct iovec){.iov_base = f, .iov_len = c->rbytes};
+    if (c->rbytes <= sizeof(*f))
+        return 1;
+    size_t skip = n->tx_iov[0].iov_len = sizeof(f->h);
     int cnt = 1;
-    size_t skip = sizeof(*h);
     for (unsigned i = 0; i < c->nr; i++) {
         const struct iovec *v = &c->iov[i];
         const size_t s = MIN(skip, v->iov_len);
@@ -62,7 +73,13 @@ static void send_frame(struct net *n, struct tx_head *h, const struct vchain *c)
             n->tx_iov[cnt++] =
                 (struct iovec){.iov_base = (uint8_t *)v->iov_base + s, .iov_len = v->iov_len - s};
     }
-    if (writev(n->s.tap_fd, n->tx_iov, cnt) >= 0) {
+    return cnt;
+}
+
+// #syscalls:device writev
+static void send_frame(struct net *n, union tx_copy *f, const struct vchain *c)
+{
+    if (writev(n->s.tap_fd, n->tx_iov, gather(n, f, c)) >= 0) {
         net_count(&n->m.tx_packets, 1);
         net_count(&n->m.tx_bytes, c->rbytes - NET_HDR_LEN);
         return;
@@ -75,16 +92,16 @@ static void send_frame(struct net *n, struct tx_head *h, const struct vchain *c)
 // One chain from the queue to the tap, or to the floor with the reason counted.
 static void transmit(struct net *n, const struct vchain *c)
 {
-    struct tx_head h;
-    const uint32_t got = vchain_read(c, 0, &h, sizeof(h));
-    if (got < sizeof(h) || !head_is_sane(n, &h, c->rbytes - NET_HDR_LEN))
+    union tx_copy f;
+    const uint32_t got = vchain_read(c, 0, &f, c->rbytes <= sizeof(f) ? c->rbytes : sizeof(f.h));
+    if (got < sizeof(f.h) || !head_is_sane(n, &f.h, c->rbytes - NET_HDR_LEN))
         net_count(&n->m.tx_malformed, 1);
-    else if (n->s.has_mac && !n->s.allow_spoof && memcmp(h.src, n->s.mac, 6) != 0)
+    else if (n->s.has_mac && !n->s.allow_spoof && memcmp(f.h.src, n->s.mac, 6) != 0)
         net_count(&n->m.tx_spoofed, 1);
     else if (n->tx_wait == NET_GONE)
         net_count(&n->m.tx_fails, 1);
     else
-        send_frame(n, &h, c);
+        send_frame(n, &f, c);
 }
 
 // Asks the limiter; a refused chain goes back to the queue.

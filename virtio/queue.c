@@ -81,6 +81,7 @@ int virtq_activate(struct virtq *q, struct guest_mem *mem, uint64_t features)
     q->desc = desc;
     q->avail = avail;
     q->used = used;
+    q->avail_seen = s->next_avail;
     memset(q->inflight, 0, sizeof(q->inflight));
     return 0;
 }
@@ -161,7 +162,10 @@ int virtq_pop(struct virtq *q, struct vchain *c)
         return 0;
     // Acquire: pairs with the driver's write barrier between filling the ring and moving idx
     // (2.7.13.3, virtio_wmb in virtqueue_add_split).
-    const uint16_t waiting = (uint16_t)(avail_idx(q) - q->s.next_avail);
+    // Looked at again only when what was seen is used up: the driver's writes to that line cost each look a miss.
+    if (q->avail_seen == q->s.next_avail)
+        q->avail_seen = avail_idx(q);
+    const uint16_t waiting = (uint16_t)(q->avail_seen - q->s.next_avail);
     if (waiting == 0)
         return 0;
     if (waiting > q->s.size)

@@ -89,6 +89,7 @@ struct virtq {
     struct virtq_state s;
     struct guest_mem *mem;
     bool event_idx, indirect;
+    uint16_t avail_seen;                    // the driver's idx when it was last looked at
     void *desc, *avail, *used;              // NULL unless activated
     uint64_t inflight[VIO_QUEUE_SIZE / 64]; // heads popped, not yet pushed: a second pop is a fault
 };
