@@ -61,7 +61,11 @@ static void host_file_del(void *ctx, int file)
 
 static void host_poll_in(void *ctx, unsigned slot, int file)
 {
-    loop_poll(&((struct vm *)ctx)->loop, file, slot, POLLIN);
+    struct loop *l = &((struct vm *)ctx)->loop;
+
+    if (!l->linger[file].on)
+        loop_linger(l, file); // packets come in
+    loop_poll(l, file, slot, POLLIN);
 }
 
 static void host_poll_out(void *ctx, unsigned slot, int file)
@@ -244,6 +248,8 @@ static int watch_all(void *arg)
         if (f < 0)
             return f;
         loop_watch(&vm->loop, f, i);
+        if (vm->slot[i].kind == SLOT_NET)
+            loop_linger(&vm->loop, f);
     }
     return rc;
 }

@@ -6,6 +6,8 @@
 #include <poll.h>
 
 #define DEVICE_STACK (64 * KIB)
+#define LINGER_NS    50000u
+#define LINGER_VAIN  10u // log2 of the most events to let pass after lingering in vain
 
 enum { BIT_CALL = 1, BIT_SERIAL = 2, BIT_QUIT = 4, BIT_AGAIN = 8 };
 
@@ -90,6 +92,14 @@ void loop_file_del(struct loop *l, int file)
     io_uring_register_files_update(&l->ring, (unsigned)file, &none, 1);
     l->files[file] = -1;
     l->poll_tag[file] = 0;
+    l->linger[file].on = false;
+}
+
+void loop_linger(struct loop *l, int file)
+{
+    l->linger[file].on = true;
+    l->linger[file].vain = 0;
+    l->linger[file].skip = 0;
 }
 
 void loop_watch(struct loop *l, int file, unsigned slot)
@@ -212,6 +222,8 @@ static void on_cqe(struct loop *l, const struct io_uring_cqe *c)
         return;
     if (!(c->flags & IORING_CQE_F_MORE))
         l->poll_tag[file] = 0;
+    if (l->linger[file].on)
+        l->heard = file;
     if (kind == LOOP_READY) {
         l->ops->ready(l->ctx, slot);
         return;
@@ -255,6 +267,44 @@ static uint64_t run_timers(struct loop *l)
     return next;
 }
 
+static bool pending(const struct loop *l)
+{
+    return io_uring_cq_ready(&l->ring) ||
+           (IO_URING_READ_ONCE(*l->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+           atomic_load_explicit(&l->bits, memory_order_relaxed);
+}
+
+// A packet is often followed by its answer within microseconds, less than two wake-ups take. So this thread
+// stays awake for a moment after one. Each time in vain doubles the number of events after which it does not
+// try, so that traffic of another rhythm, or a guest that has no processor while this thread has one, costs
+// next to nothing; silence costs nothing.
+static bool linger(struct loop *l)
+{
+    int f = l->heard;
+
+    l->heard = -1;
+    if (l->linger[f].skip > 0) {
+        l->linger[f].skip--;
+        return false;
+    }
+    if (io_uring_sq_ready(&l->ring))
+        io_uring_submit(&l->ring);
+    const uint64_t end = now_ns() + LINGER_NS;
+    do {
+        for (unsigned i = 0; i < 32; i++) {
+            if (pending(l)) {
+                l->linger[f].vain = 0;
+                return true;
+            }
+            __builtin_ia32_pause();
+        }
+    } while (now_ns() < end);
+    if (l->linger[f].vain < LINGER_VAIN)
+        l->linger[f].vain++;
+    l->linger[f].skip = (uint16_t)(1u << l->linger[f].vain);
+    return false;
+}
+
 // #syscalls:device io_uring_enter(@RING)
 static int wait_events(struct loop *l, uint64_t next)
 {
@@ -262,7 +312,8 @@ static int wait_events(struct loop *l, uint64_t next)
     struct __kernel_timespec ts, *t = NULL;
     int rc;
 
-    if (l->local || atomic_load(&l->again) || (atomic_load(&l->bits) & ~(uint32_t)BIT_CALL)) {
+    if (l->local || atomic_load(&l->again) || (atomic_load(&l->bits) & ~(uint32_t)BIT_CALL) ||
+        (l->heard >= 0 && linger(l))) {
         rc = io_uring_submit_and_get_events(&l->ring);
     } else {
         if (next) {

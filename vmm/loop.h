@@ -42,6 +42,12 @@ struct loop {
     void *ctx;
     int files[LOOP_FILES];         // descriptor behind each fixed file, -1: free; not owned
     uint64_t poll_tag[LOOP_FILES]; // the poll in flight on it, 0: none
+    struct {
+        bool on;       // asked for
+        uint8_t vain;  // waits in vain since the last one that was worth it
+        uint16_t skip; // events to let pass before the next
+    } linger[LOOP_FILES];
+    int heard; // the last event of this round after which to linger: its file, or -1
     unsigned inflight;
     uint64_t deadline[LOOP_TIMERS];
     uint32_t local;         // slots to kick again, set by the device thread itself
@@ -71,6 +77,9 @@ int loop_files_put(struct loop *l); // (D)
 void loop_file_del(struct loop *l, int file);
 void loop_watch(struct loop *l, int file,
                 unsigned slot); // (D) an eventfd that kicks slot, for ever
+// (D) After an event of this file wait for the next event, whatever it is, awake for a moment: for what is
+// answered or followed within microseconds. loop_file_del forgets it.
+void loop_linger(struct loop *l, int file);
 void loop_poll(struct loop *l, int file, unsigned slot, uint32_t mask); // (D) one shot
 int loop_io(struct loop *l, struct vio_io *io);                         // (D) 0 or -EBUSY
 void loop_timer(struct loop *l, unsigned slot, uint64_t at_ns);         // (D) 0 disarms

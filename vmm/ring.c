@@ -33,8 +33,9 @@ static int make_ring(struct loop *l)
 {
     // Newest first: completions run only when the thread asks for them, which spares it
     // interruptions.
-    static const unsigned tries[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-                                     IORING_SETUP_COOP_TASKRUN, 0};
+    static const unsigned tries[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                         IORING_SETUP_TASKRUN_FLAG,
+                                     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
     int rc = -EINVAL;
 
     for (unsigned i = 0; i < ARRAY_SIZE(tries) && rc == -EINVAL; i++) {
@@ -52,6 +53,7 @@ int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err 
     memset(l, 0, sizeof(*l));
     l->ops = ops;
     l->ctx = ctx;
+    l->heard = -1;
     l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (l->wake_fd < 0)
         return err_set(e, errno, "eventfd: %s", strerror(errno));
