@@ -161,10 +161,10 @@ void vm_free(struct vm *vm)
     helper_end(&vm->helper);
     platform_serial_flush(vm);
     loop_end(&vm->loop);
-    devices_free(vm);
-    vm_drop_disks(vm);
     if (vm->metrics_fd >= 0)
         vm_emit_metrics(vm);
+    devices_free(vm);
+    vm_drop_disks(vm);
     platform_serial_close(vm);
     close_fdp(&vm->kernel_fd);
     close_fdp(&vm->initrd_fd);

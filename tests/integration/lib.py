@@ -132,7 +132,7 @@ class Monitor:
     log_path = ""
 
     def __init__(self, *args, netns=None, stdin=subprocess.DEVNULL, binary=None, api=True, env=None,
-                 pass_fds=(), preexec_fn=None, log=True):
+                 pass_fds=(), preexec_fn=None, log=True, stdout=None):
         self.dir = tempfile.mkdtemp(prefix="mayfly-test-")
         self.sock = os.path.join(self.dir, "api.sock")
         cmd = ([] if netns is None else ["ip", "netns", "exec", netns.name])
@@ -145,7 +145,7 @@ class Monitor:
         self.out_path = os.path.join(self.dir, "out")
         self.err_path = os.path.join(self.dir, "err")
         with open(self.out_path, "wb") as o, open(self.err_path, "wb") as e:
-            self.p = subprocess.Popen(cmd, stdin=stdin, stdout=o, stderr=e, env=env, pass_fds=pass_fds,
+            self.p = subprocess.Popen(cmd, stdin=stdin, stdout=stdout or o, stderr=e, env=env, pass_fds=pass_fds,
                                       preexec_fn=preexec_fn)
         if api:
             self.wait_for(lambda: os.path.exists(self.sock) and self.try_connect(), 10, "API socket")

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 import unittest
 
@@ -301,87 +300,76 @@ class Ends(GuestCase):
 
 class Limits(GuestCase):
     def test_network_limiter_is_obeyed_and_patched(self):
-        ns = self.netns()
-        m = self.monitor(netns=ns)
+        ns, metrics = self.netns(), self.disk(0)
+        m = self.monitor("--metrics-path", metrics, netns=ns)
         bucket = {"bandwidth": {"size": 1 << 20, "refill_time": 1000}}
         m.boot(netns=ns, net={"tx_rate_limiter": bucket})
         ns.http("GET", "/")
+
+        def throttled():
+            with open(metrics) as f:
+                n = len(f.readlines())
+            m.put("/actions", action_type="FlushMetrics")
+            with open(metrics) as f:
+                return sum(json.loads(x)["net_eth0"]["tx_rate_limiter_throttled"] for x in f.readlines()[n:])
         start = time.monotonic()
-        self.assertEqual(len(ns.http("GET", "/download?mib=3", timeout=30)[1]), 3 << 20)
-        slow = time.monotonic() - start
-        self.assertGreater(slow, 1.2)
-        self.assertLess(slow, 6)
+        self.assertEqual(len(ns.http("GET", "/download?mib=3", timeout=60)[1]), 3 << 20)
+        self.assertGreater(time.monotonic() - start, 1.2)  # 3 MiB at 1 MiB/s, one of them in the bucket
+        self.assertGreater(throttled(), 0)
         m.patch("/network-interfaces/eth0", iface_id="eth0",
                 tx_rate_limiter={"bandwidth": {"size": 0, "refill_time": 0}})
-        start = time.monotonic()
-        ns.http("GET", "/download?mib=3", timeout=30)
-        self.assertLess(time.monotonic() - start, slow / 2)
+        throttled()
+        self.assertEqual(len(ns.http("GET", "/download?mib=3", timeout=60)[1]), 3 << 20)
+        self.assertEqual(throttled(), 0)
 
-    def test_source_mac_is_enforced(self):
-        # The guest sends from the MAC that the device tells it; another configured one would be dropped, so
-        # what is shown here is that honest frames pass and none is counted as spoofed.
-        ns = self.netns()
-        m = self.monitor("--metrics-path", "/dev/null", netns=ns)
-        m.boot(netns=ns)
-        self.assertEqual(ns.http("GET", "/")[0], 200)
+    def test_disk_limiter_is_obeyed_and_patched(self):
+        ns, metrics = self.netns(), self.disk(0)
+        m = self.monitor("--metrics-path", metrics, netns=ns)
+        ops = {"ops": {"size": 4, "refill_time": 1000}}
+        m.boot(netns=ns, drives=[{"path_on_host": self.disk(1), "rate_limiter": ops}])
+        ns.http("GET", "/")
+        start = time.monotonic()
+        for i in range(12):
+            self.assertEqual(ns.http("GET", f"/sector/{i}", timeout=60)[0], 200)
+        self.assertGreater(time.monotonic() - start, 1.2)
+        m.patch("/drives/disk0", drive_id="disk0", rate_limiter={"ops": {"size": 0, "refill_time": 0}})
+        m.put("/actions", action_type="FlushMetrics")
+        for i in range(200):
+            ns.http("GET", f"/sector/{i}", timeout=60)
+        m.put("/actions", action_type="FlushMetrics")
+        with open(metrics) as f:
+            first, second = [json.loads(x)["block_disk0"]["rate_limiter_throttled_events"] for x in f.readlines()[-2:]]
+        self.assertGreater(first, 0)
+        self.assertEqual(second, 0)
 
 
 class Platform(GuestCase):
     def test_port_and_mmio_storm_is_survived(self):
         m = self.monitor()
-        m.boot(kernel=guest("storm"), drives=[self.disk(1)])
-        time.sleep(2)
-        if m.p.poll() is None:
-            self.assertEqual(m.state(), "Running")
-            self.assertLess(m.out().count("unmapped"), 60)
-        else:
-            self.assertEqual(m.p.returncode, 0)
+        m.boot("rounds=3 pstep=3", kernel=guest("storm"), drives=[self.disk(1)])
+        self.assertEqual(m.wait_exit(120), 0, m.err())
+        self.assertLess(m.out().count("unmapped"), 300)
 
     def test_serial_flood_with_a_reader_that_never_reads(self):
         r, w = os.pipe()
         self.addCleanup(os.close, r)
-        sock = f"/tmp/mayfly-flood-{os.getpid()}.sock"
-        p = subprocess.Popen([os.environ.get("MAYFLY_BUILD", "build") + "/mayfly", "--api-sock", sock,
-                              "--log-path", "/dev/null"], stdin=subprocess.DEVNULL, stdout=w,
-                             stderr=subprocess.DEVNULL)
-        os.close(w)
-        self.addCleanup(p.kill)
-        m = self.monitor.__func__  # the socket API of a monitor whose output nobody reads
-        del m
-        from lib import UnixHTTP
-        end = time.monotonic() + 10
-        while not os.path.exists(sock) and time.monotonic() < end:
-            time.sleep(0.01)
+        self.addCleanup(os.close, w)
+        metrics = self.disk(0)
+        m = self.monitor("--metrics-path", metrics, stdout=w)
+        m.boot(kernel=guest("serialflood"))
 
-        def api(method, path, body):
-            c = UnixHTTP(sock, timeout=5)
-            c.request(method, path, json.dumps(body))
-            r = c.getresponse()
-            r.read()
-            c.close()
-            return r.status
-        self.assertEqual(api("PUT", "/boot-source", {"kernel_image_path": guest("serialflood")}), 204)
-        self.assertEqual(api("PUT", "/actions", {"action_type": "InstanceStart"}), 204)
-        time.sleep(1)
-        self.assertEqual(api("PATCH", "/vm", {"state": "Paused"}), 204)
-        self.assertIsNone(p.poll())
-        p.kill()
-        p.wait()
-        os.unlink(sock)
+        def lost():
+            m.put("/actions", action_type="FlushMetrics")
+            with open(metrics) as f:
+                return json.loads(f.readlines()[-1])["uart"]["lost_byte_count"]
+        for _ in range(3):  # the guest writes on and on
+            m.wait_for(lost, 20, "bytes that a full console loses")
+        m.patch("/vm", state="Paused")
 
     def test_stalled_vcpu_is_reported_and_not_killed(self):
         m = self.monitor()
         m.boot(kernel=guest("spin"))
         m.wait_out("makes no progress", 120)  # CPU time, so longer on a busy host
-        self.assertEqual(m.state(), "Running")
-
-    def test_serial_input_from_a_pipe(self):
-        m = self.monitor(stdin=subprocess.PIPE)
-        m.boot("mode=http")
-        m.wait_out("mayfly-guest: ready")
-        m.p.stdin.write(b"hello\n" * 100)
-        m.p.stdin.close()
-        time.sleep(0.2)
         self.assertEqual(m.state(), "Running")
 
     def test_config_file_without_api(self):
