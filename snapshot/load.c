@@ -147,6 +147,11 @@ static int build(struct loading *x, struct err *e)
     rc = x->paged ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
                   : mem_back_file(vm_mem(x->vm), x->mem_fd, e);
     if (rc == 0)
+        rc = mem_back_holes(vm_mem(x->vm), x->mem_fd,
+                            x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
+                                                                         : MEM_PAGES_SMALL,
+                            e);
+    if (rc == 0)
         rc = vm_restore(x->vm, x->s, &x->o, e);
     if (rc) {
         vm_restore_undo(x->vm);

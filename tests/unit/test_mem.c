@@ -119,6 +119,50 @@ START_TEST(file_is_private_and_checked)
 }
 END_TEST
 
+// Whether the mapping that p lies in has a file behind it.
+static bool has_file(const uint8_t *p)
+{
+    unsigned long from, to, inode;
+    char line[512];
+    bool file = false;
+    FILE *f = fopen("/proc/self/maps", "r");
+    ck_assert_ptr_nonnull(f);
+    while (fgets(line, sizeof(line), f))
+        if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 &&
+            (uintptr_t)p >= from && (uintptr_t)p < to)
+            file = inode != 0;
+    fclose(f);
+    return file;
+}
+
+START_TEST(large_holes_are_anonymous)
+{
+    struct guest_mem m;
+    const uint8_t seven = 7;
+    uint8_t got = 1;
+    ck_assert_int_eq(mem_reserve(&m, 16 * MIB, NULL), 0);
+    int fd = make_file(16 * MIB);
+    const off_t data[] = {5000, 4 * MIB, 5 * MIB, 15 * MIB + 4097};
+    for (size_t i = 0; i < ARRAY_SIZE(data); i++)
+        ck_assert_int_eq(pwrite(fd, &seven, 1, data[i]), 1);
+    ck_assert_int_eq(mem_back_file(&m, fd, NULL), 0);
+    ck_assert_int_eq(mem_back_holes(&m, fd, MEM_PAGES_SMALL, NULL), 0);
+    close(fd);
+    for (size_t i = 0; i < ARRAY_SIZE(data); i++) {
+        ck_assert_int_eq(mem_read(&m, (uint64_t)data[i], &got, 1), 0);
+        ck_assert_uint_eq(got, 7);
+        ck_assert(has_file(m.r[0].host + data[i]));
+    }
+    ck_assert(has_file(m.r[0].host + 4 * MIB + 8192)); // a small hole stays the file's
+    ck_assert(!has_file(m.r[0].host + 2 * MIB));
+    ck_assert(!has_file(m.r[0].host + 8 * MIB));
+    ck_assert_int_eq(mem_read(&m, 8 * MIB, &got, 1), 0);
+    ck_assert_uint_eq(got, 0);
+    ck_assert_int_eq(mem_write(&m, 8 * MIB, &seven, 1), 0);
+    mem_free(&m);
+}
+END_TEST
+
 static void poke_unbacked(bool unback)
 {
     struct guest_mem m;
@@ -195,6 +239,7 @@ int main(void)
     tcase_add_test(tc, bounds_one_region);
     tcase_add_test(tc, bounds_across_the_gap);
     tcase_add_test(tc, file_is_private_and_checked);
+    tcase_add_test(tc, large_holes_are_anonymous);
     tcase_add_test(tc, unbacked_is_inaccessible);
     tcase_add_test(tc, dirty_bitmap);
     SRunner *r = srunner_create(s);

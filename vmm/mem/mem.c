@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#define HOLES_MAX  256 // each costs a mapping
 #define HUGE_PAGE  (2 * MIB)
 #define HUGETLB_2M (MAP_HUGETLB | 21 << MAP_HUGE_SHIFT) // log2 of the page size
 
@@ -96,6 +97,39 @@ int mem_back_file(struct guest_mem *m, int fd, struct err *e)
             mem_unback(m);
             return rc;
         }
+    return 0;
+}
+
+static int map_hole(uint8_t *p, size_t len, enum mem_pages pages)
+{
+    if (mmap(p, len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    madvise(p, len, pages == MEM_PAGES_TRANSPARENT ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    return 0;
+}
+
+// #syscalls:config lseek
+int mem_back_holes(struct guest_mem *m, int fd, enum mem_pages pages, struct err *e)
+{
+    unsigned budget = HOLES_MAX;
+
+    for (unsigned i = 0; i < m->n; i++) {
+        const struct mem_region *r = &m->r[i];
+        const off_t from = (off_t)r->file_off, end = from + (off_t)r->size;
+        for (off_t data = from, hole; data < end && budget; budget--) {
+            if ((hole = lseek(fd, data, SEEK_HOLE)) < 0 || hole >= end)
+                break; // a file system without holes has none
+            data = lseek(fd, hole, SEEK_DATA);
+            if (data < 0 || data > end)
+                data = end;
+            hole = ALIGN_UP(hole, PAGE_SIZE);
+            size_t len = (size_t)MAX(ALIGN_DOWN(data, PAGE_SIZE) - hole, 0);
+            int rc = len < HUGE_PAGE ? 0 : map_hole(r->host + (hole - from), len, pages);
+            if (rc)
+                return err_set(e, -rc, "cannot map guest memory: %s", strerror(-rc));
+        }
+    }
     return 0;
 }
 

@@ -59,6 +59,11 @@ int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e);
 // afterwards. Errors: -EINVAL (not a regular file, too short), -ENOMEM.
 int mem_back_file(struct guest_mem *m, int fd, struct err *e);
 
+// After mem_back_file: where the file has a hole of 2 MiB or more, anonymous memory takes its place. It
+// reads as the same zeros, but a first write neither fills the page cache with a page of zeros nor
+// copies one, and it can be huge pages (MEM_PAGES_TRANSPARENT). Errors: -ENOMEM; mem_unback then.
+int mem_back_holes(struct guest_mem *m, int fd, enum mem_pages pages, struct err *e);
+
 // Takes the backing away again (PROT_NONE), as after mem_reserve.
 void mem_unback(struct guest_mem *m);
 
