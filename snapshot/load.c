@@ -6,7 +6,6 @@
 
 #include "snapshot/codec.h"
 #include "snapshot/memfile.h"
-#include "snapshot/pager.h"
 #include "snapshot/snapshot.h"
 
 static int read_state(int fd, struct snap_blob *b, struct vm_saved **s, struct err *e)
@@ -42,6 +41,8 @@ static int override_net(const struct net_override *o, struct vm_saved *s, struct
     return err_set(e, EINVAL, "network_overrides: the snapshot has no interface %s", o->iface_id);
 }
 
+#define LAYER (1 << CFG_MAX_DEVS) // of the first device: its copy-on-write file was named, too
+
 // Another image may have another size; the guest is told that its drive changed.
 static int override_drive(const struct drive_override *o, struct vm_saved *s, struct err *e)
 {
@@ -55,7 +56,7 @@ static int override_drive(const struct drive_override *o, struct vm_saved *s, st
         }
         if (o->cow_path[0])
             memcpy(d->cow_path, o->cow_path, sizeof(d->cow_path));
-        return o->path_on_host[0] ? 1 << i : 0;
+        return (o->path_on_host[0] ? 1 << i : 0) | (o->cow_path[0] ? LAYER << i : 0);
     }
     return err_set(e, EINVAL, "drive_overrides: the snapshot has no drive %s", o->drive_id);
 }
@@ -73,7 +74,8 @@ int snap_override(const struct snapshot_load *l, struct vm_saved *s, struct err 
         const struct saved_dev *d = &s->dev[i];
         bool blk = d->kind == SAVED_BLK;
         const char *path = blk ? d->blk.cfg.path_on_host : d->net.cfg.host_dev_name;
-        if (!(given & 1 << i) && !strncmp(path, "fd:", 3))
+        if ((!(given & 1 << i) && !strncmp(path, "fd:", 3)) ||
+            (blk && !(given & LAYER << i) && !strncmp(d->blk.cfg.cow_path, "fd:", 3)))
             return err_set(e, EINVAL, "%s: %s was given as a descriptor, so its path must be named",
                            blk ? "drive_overrides" : "network_overrides",
                            blk ? d->blk.cfg.drive_id : d->net.cfg.iface_id);
@@ -115,7 +117,6 @@ struct loading {
     struct vm_saved *s;
     struct vm_restore_opts o;
     int mem_fd;
-    bool paged;
 };
 
 static int open_all(struct loading *x, struct err *e)
@@ -125,14 +126,17 @@ static int open_all(struct loading *x, struct err *e)
 
     if (l->has_mem_backend == !!l->mem_file_path[0])
         return err_set(e, EINVAL, "exactly one of mem_backend and mem_file_path must be given");
+    if (l->has_mem_backend && l->mem_backend.type == MEM_BACKEND_UFFD)
+        return err_set(e, ENOTSUP, "mem_backend: Uffd is not supported by this build");
     _cleanup_(close_fdp) int fd =
         path_open(x->vm, l->snapshot_path, "snapshot_path", O_RDONLY, x->fds, e);
     if (fd < 0)
         return fd;
-    if (!x->paged && (x->mem_fd = path_open(x->vm, mem, "backend_path", O_RDONLY, x->fds, e)) < 0)
+    x->mem_fd = path_open(x->vm, mem, "backend_path", O_RDONLY, x->fds, e);
+    if (x->mem_fd < 0)
         return x->mem_fd;
     int rc = read_state(fd, &x->blob, &x->s, e);
-    if (rc == 0 && !x->paged)
+    if (rc == 0)
         rc = check_memory(x->mem_fd, &x->blob, x->s, e);
     return rc ? rc : snap_override(l, x->s, e);
 }
@@ -144,8 +148,7 @@ static int build(struct loading *x, struct err *e)
     int rc = vm_restore_shape(x->vm, x->s, &x->o, e);
     if (rc)
         return rc;
-    rc = x->paged ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
-                  : mem_back_file(vm_mem(x->vm), x->mem_fd, e);
+    rc = mem_back_file(vm_mem(x->vm), x->mem_fd, e);
     if (rc == 0)
         rc = mem_back_holes(vm_mem(x->vm), x->mem_fd,
                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
@@ -155,10 +158,9 @@ static int build(struct loading *x, struct err *e)
         rc = vm_restore(x->vm, x->s, &x->o, e);
     if (rc) {
         vm_restore_undo(x->vm);
-        pager_end(x->vm);
         return rc;
     }
-    line->origin = x->paged ? MEM_PAGED : MEM_FILE;
+    line->origin = MEM_FILE;
     memcpy(line->base, x->blob.id, SNAP_ID);
     line->mem_fd = steal_fd(&x->mem_fd);
     return 0;
@@ -167,14 +169,11 @@ static int build(struct loading *x, struct err *e)
 int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fds *fds,
                   struct err *e)
 {
-    bool paged = l->has_mem_backend && l->mem_backend.type == MEM_BACKEND_UFFD;
     struct loading x = {.vm = vm,
                         .l = l,
                         .fds = fds,
                         .mem_fd = -1,
-                        .paged = paged,
-                        .o = {.track_dirty_pages = paged && l->track_dirty_pages,
-                              .resume = l->resume_vm,
+                        .o = {.resume = l->resume_vm,
                               .advance_clock = l->clock_realtime,
                               .any_cpu = l->any_cpu,
                               .new_identity = true,

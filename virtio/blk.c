@@ -96,9 +96,10 @@ static void blk_reset(struct vio_dev *d)
     b->full_end = &b->full;
     b->fl_end = &b->flushes;
     b->fresh = b->inflight = b->batch = 0;
+    b->owed = 0;
     if (b->now.cow)
         cow_unstage(b->now.cow);
-    blk_settle(b);
+    // A swap that waits is left to the device thread: this may be a vCPU's, which may close nothing.
 }
 
 static void blk_quiesce(struct vio_dev *d, bool on)
@@ -128,21 +129,15 @@ static int file_open(const struct vio_host *host, struct blk_file *f, int fd, st
     return f->file < 0 ? err_set(e, -f->file, "no room for the drive's image on the ring") : 0;
 }
 
-// Whose a descriptor is when its file goes. A drive that grew shares its description, lock included,
-// with its successor; the device's end gives the lock up.
-enum owner { BORROWED, SHARED, LAST };
-
-static void file_close(const struct vio_host *host, struct blk_file *f, enum owner own)
+static void file_close(const struct vio_host *host, struct blk_file *f, bool own)
 {
     if (f->file >= 0)
         host->file_del(host->ctx, f->file); // before the descriptor: the ring holds its lock too
-    if (own == LAST)
-        blk_unlock(f->fd);
-    if (own != BORROWED)
+    if (own)
         close_fdp(&f->fd);
 }
 
-static void store_close(const struct vio_host *host, struct blk_store *s, enum owner own)
+static void store_close(const struct vio_host *host, struct blk_store *s, bool own)
 {
     if (s->cow) {
         cow_unstage(s->cow);
@@ -169,7 +164,7 @@ static int store_open(const struct vio_host *host, struct blk_store *s, const st
     if (rc == 0 && layer)
         rc = file_open(host, &s->base, k->fd, e);
     if (rc < 0)
-        store_close(host, s, BORROWED);
+        store_close(host, s, false);
     return rc;
 }
 
@@ -181,7 +176,7 @@ void blk_settle(struct blk *b)
         b->dev.host->note(b->dev.host->ctx, b->dev.slot, "cannot save the layer's bitmap");
     if (!b->swapping)
         return;
-    store_close(b->dev.host, &b->now, SHARED);
+    store_close(b->dev.host, &b->now, true);
     b->now = b->next;
     memcpy(b->id, b->next_id, sizeof(b->id));
     b->swapping = false;
@@ -233,9 +228,9 @@ void blk_free(struct blk *b)
 {
     if (!b)
         return;
-    store_close(b->dev.host, &b->now, LAST);
+    store_close(b->dev.host, &b->now, true);
     if (b->swapping)
-        store_close(b->dev.host, &b->next, LAST);
+        store_close(b->dev.host, &b->next, true);
     pthread_mutex_destroy(&b->dev.lock);
     free(b->pool);
     free(b);
@@ -254,7 +249,7 @@ int blk_swap(struct blk *b, const struct blk_backing *nb, const char id[20], str
         return rc;
     pthread_mutex_lock(&b->dev.lock);
     if (b->swapping)
-        store_close(b->dev.host, &b->next, SHARED);
+        store_close(b->dev.host, &b->next, true);
     b->next = s;
     memcpy(b->next_id, id, sizeof(b->next_id));
     b->swapping = true;

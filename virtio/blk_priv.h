@@ -16,6 +16,11 @@
 #define BLK_SEG_MAX  128u
 #define BLK_ID_LEN   20u
 #define BLK_HDR_LEN  16u
+// What the device thread copies by itself before it looks after others: a longer request goes on
+// through the ring, further requests wait for the next round, or until less is unfinished. So a guest
+// that asks for gigabytes with each of 256 requests keeps neither a pause nor another device waiting.
+#define BLK_TURN     (8 * MIB)
+#define BLK_OWED     (64 * MIB)
 #define BLK_ZERO_MAX (BLK_SEG_MAX * PAGE_SIZE) // zeros written by one operation
 // One discard or write-zeroes request: bounds the zeros written by hand where the host's file
 // system knows no better.
@@ -77,6 +82,8 @@ struct blk {
     struct blk_req *flushes, **fl_end; // flushes that wait for it
     unsigned batch;                    // finished since the driver was last told,
     uint64_t direct;                   // and bytes taken on since
+    uint64_t kicked;                   // bytes taken on in the kick under way
+    uint64_t owed;                     // of requests in flight
     uint64_t idle_ns;                  // when the queue was last seen empty
     unsigned vain, skip;               // see await_next
     bool throttled;                    // until the timer

@@ -68,7 +68,9 @@ static bool take_one(struct blk *b)
         return false;
     }
     b->inflight++;
+    b->owed += r->bytes;
     b->direct += r->bytes;
+    b->kicked += MIN(r->bytes, BLK_TURN);
     if (rc == REQ_DONE)
         rc = req_run(b, r);
     if (rc != REQ_PENDING)
@@ -78,7 +80,8 @@ static bool take_one(struct blk *b)
 
 static bool may_take(const struct blk *b)
 {
-    return b->dev.active && !b->throttled && !b->quiet && !b->swapping && !b->full;
+    return b->dev.active && !b->throttled && !b->quiet && !b->swapping && !b->full &&
+           b->owed < BLK_OWED;
 }
 
 void blk_answer(struct blk *b)
@@ -116,16 +119,21 @@ void blk_kick(struct vio_dev *d)
     struct blk *b = (struct blk *)d;
     struct virtq *q = &d->queue[0];
     unsigned budget = q->s.size;
+    b->kicked = 0;
     const uint64_t start = now_ns();
     bool wait = start - b->idle_ns < AWAIT_NEAR && (b->skip == 0 || --b->skip == 0);
     blk_count(&b->m.queue_events, 1);
+    if (b->swapping)
+        blk_settle(b);
     req_retry(b);
     while (may_take(b)) {
         virtq_disable_kick(q);
-        while (budget > 0 && !b->full && take_one(b)) {
+        while (budget > 0 && !b->full && b->owed < BLK_OWED && take_one(b)) {
             budget--;
             if (b->batch >= BATCH_REQS || b->direct >= BATCH_BYTES)
                 blk_answer(b);
+            if (b->kicked >= 2 * BLK_TURN)
+                budget = 0;
         }
         blk_answer(b);
         if (!may_take(b))

@@ -164,8 +164,8 @@ static void req_landed(struct vio_dev *d, struct vio_io *io, int res)
 static int run_read(struct blk *b, struct blk_req *r)
 {
     struct blk_store *s = &b->now;
-    while (r->left > 0) {
-        uint64_t len = r->left, off = r->off;
+    for (uint64_t turn = BLK_TURN; r->left > 0;) {
+        uint64_t len = MIN(r->left, BLK_TURN), off = r->off;
         struct blk_file *f = &s->top;
         bool held = true;
         if (s->cow)
@@ -175,10 +175,11 @@ static int run_read(struct blk *b, struct blk_req *r)
         else if (s->cow)
             off += s->cow->data_off;
         const unsigned n = req_cut(r, len);
-        const ssize_t got = blk_read_now(f, r->cur, n, off);
+        const ssize_t got = turn ? blk_read_now(f, r->cur, n, off) : -EAGAIN;
         if (got < 0 && got != -EAGAIN)
             return (int)got;
         req_moved(b, r, got > 0 ? (uint64_t)got : 0);
+        turn -= MIN(turn, len);
         if (got == (ssize_t)len)
             continue;
         // The rest is not in the page cache, or there is none: the ring may wait and find out.
@@ -309,6 +310,7 @@ void req_finish(struct blk *b, struct blk_req *r, int rc)
     }
     tally(b, r, rc);
     b->inflight--;
+    b->owed -= r->bytes;
     b->batch++;
     r->next = b->free;
     b->free = r;

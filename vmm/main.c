@@ -33,6 +33,17 @@ struct monitor {
     unsigned ntaps;
 };
 
+#ifndef __GLIBC__
+// What musl's free() calls where it could give whole pages back. Not doing so costs a few pages; doing so
+// would be one more system call of every thread, or the end of the process that asks for it.
+int __madvise(void *at, size_t len, int advice);
+int __madvise(void *at, size_t len, int advice)
+{
+    (void)at, (void)len, (void)advice;
+    return 0;
+}
+#endif
+
 static int confine(enum vm_thread kind, struct err *e)
 {
     switch (kind) {
@@ -141,7 +152,6 @@ static int build(struct monitor *m, struct err *e)
                         .allow_fds = m->dir_fd,
                         .nallow = a->ndirs,
                         .uffd_dev = open_uffd(m),
-                        .uffd_info = fcntl(JAIL_FD_UFFD_INFO, F_GETFD) < 0 ? 0 : JAIL_FD_UFFD_INFO,
                         .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
                         .taps = m->tap,
                         .ntaps = m->ntaps,

@@ -14,11 +14,6 @@ struct vm_lineage *vm_lineage(struct vm *vm)
     return &vm->lineage;
 }
 
-int vm_uffd_info(const struct vm *vm)
-{
-    return vm->opts.uffd_info > 0 ? vm->opts.uffd_info : -1;
-}
-
 int vm_pagemap_fd(const struct vm *vm)
 {
     return vm->opts.pagemap_fd > 0 ? vm->opts.pagemap_fd : -1;
@@ -129,6 +124,7 @@ int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_r
     if ((rc = check_saved(vm, in, o, e)))
         return rc;
     want.track_dirty_pages = o->track_dirty_pages;
+    vm->before_load = vm->cfg.machine;
     return vm_put_machine(vm, &want, e);
 }
 
@@ -143,6 +139,9 @@ static int restore_cfg(struct vm *vm, const struct vm_saved *in, struct passed_f
         const struct saved_dev *d = &in->dev[i];
         if (d->kind == SAVED_NET) {
             rc = vm_put_net(vm, &d->net.cfg, fds, e);
+            // A second one of the same name took the first one's place: slots would have no device.
+            if (rc == 0 && vm->cfg.ndrives + vm->cfg.nnets != i + 1)
+                rc = err_set(e, EINVAL, "interface %s is recorded twice", d->net.cfg.iface_id);
             continue;
         }
         rc = vm_put_drive(vm, &d->blk.cfg, fds, e);
@@ -262,8 +261,6 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
         rc = serial_load(&vm->serial, &in->serial, e);
     if (rc == 0)
         rc = i8042_load(&vm->i8042, &in->i8042, e);
-    if (rc == 0 && o->track_dirty_pages)
-        rc = vm_dirty_track(vm, true, e);
     if (rc == 0)
         rc = devices_create(vm, e);
     if (rc == 0 && o->new_identity)
@@ -293,5 +290,6 @@ void vm_restore_undo(struct vm *vm)
     vm_drop_disks(vm);
     mem_unback(&vm->mem);
     loop_call(&vm->loop, reset_platform, vm);
+    vm->cfg.machine = vm->before_load;
     vm_rebuild(vm, NULL);
 }

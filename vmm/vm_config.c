@@ -327,6 +327,16 @@ static int patch_blk(void *arg)
     return rc;
 }
 
+// The configuration tells what is in force: buckets that were not named stay.
+static void keep_limit(struct limiter_cfg *have, const struct limiter_cfg *now)
+{
+    have->set |= now && now->set;
+    if (now && now->bandwidth.set)
+        have->bandwidth = now->bandwidth;
+    if (now && now->ops.set)
+        have->ops = now->ops;
+}
+
 int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct limiter_cfg *rl,
                    struct passed_fds *fds, struct err *e)
 {
@@ -358,6 +368,7 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
         p.b = &b;
         p.id = d.id;
     }
+    keep_limit(&want.rate_limiter, rl);
     rc = loop_call(&vm->loop, patch_blk, &p);
     if (rc)
         close_fdp(&d.fd);
@@ -376,13 +387,14 @@ static int patch_net(void *arg)
 int vm_patch_net(struct vm *vm, const char *id, const struct limiter_cfg *rx,
                  const struct limiter_cfg *tx, struct err *e)
 {
-    struct patch p = {.one = rx, .two = tx};
+    struct patch p = {.one = rx, .two = tx, .s = devices_find(vm, SLOT_NET, id)};
 
     int rc = vm_refuse_state(vm, true, e);
     if (rc)
         return rc;
-    p.s = devices_find(vm, SLOT_NET, id);
     if (!p.s)
         return err_set(e, ENOENT, "iface_id: no interface %.64s", id);
+    keep_limit(&vm->cfg.nets[p.s->cfg].rx_rate_limiter, rx);
+    keep_limit(&vm->cfg.nets[p.s->cfg].tx_rate_limiter, tx);
     return loop_call(&vm->loop, patch_net, &p);
 }

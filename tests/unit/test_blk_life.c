@@ -197,6 +197,78 @@ START_TEST(reset_with_a_full_ring)
 }
 END_TEST
 
+// The reset comes from a vCPU's thread: what waits to be swapped is closed by the device thread later.
+START_TEST(reset_before_a_swap)
+{
+    static const char name[20] = "next";
+    struct blk_backing k = other(2 * DISK);
+    fx_calls.block_reads = true;
+    f.busy = 1;
+    offer_reads(0, 1);
+    vio_kick(f.d);
+    ck_assert_int_eq(blk_swap(f.b, &k, name, NULL), 0);
+    wr(f.d, 0x70, 0);
+    ck_assert_uint_eq(rd(f.d, 0x70), 0);
+    ck_assert_int_ge(fcntl(fd, F_GETFD), 0);
+    ck_assert_uint_eq(vio_mmio_read(f.d, 0x100, 8), DISK / 512);
+    fx_start(&f);
+    offer_reads(1, 1);
+    fx_pump(&f);
+    check_reads(1, 1);
+    ck_assert_int_eq(fcntl(fd, F_GETFD), -1);
+    ck_assert_uint_eq(vio_mmio_read(f.d, 0x100, 8), 2 * DISK / 512);
+}
+END_TEST
+
+// 128 segments of 512 KiB, all the same guest memory: 64 MiB with one request.
+static void offer_huge(unsigned i, uint32_t type)
+{
+    static struct seg s[130];
+    const uint64_t h = fx_hdr(&f, i, type, 0);
+    s[0] = (struct seg){h, 16, false};
+    for (unsigned n = 1; n < 129; n++)
+        s[n] = (struct seg){2 * MIB, 512 * KIB, type == REQ_IN};
+    s[129] = (struct seg){h + 32, 1, true};
+    fx_offer(&f, s, 130);
+}
+
+// However much the guest asks for, the thread looks after others in between, and what a pause has to
+// wait for stays bounded.
+START_TEST(huge_requests_take_turns)
+{
+    static const char name[20] = "huge";
+    struct blk_backing k = other(0);
+    k.bytes = 64 * MIB;
+    ck_assert_int_eq(ftruncate(k.fd, (off_t)k.bytes), 0);
+    ck_assert_int_eq(blk_swap(f.b, &k, name, NULL), 0);
+    for (unsigned type = REQ_IN; type <= REQ_OUT; type++) {
+        offer_huge(0, type);
+        f.again = 0;
+        vio_kick(f.d);
+        ck_assert_uint_eq(fx_status(&f, 0), FX_NOBODY);
+        ck_assert_uint_eq(f.nring, 1);
+        ck_assert_uint_ge(f.b->pool[0].left, 64 * MIB - BLK_TURN);
+        fx_req(&f, 9, REQ_IN, 0, FX_DATA, 512);
+        vio_kick(f.d);
+        ck_assert_uint_eq(fx_status(&f, 9), FX_NOBODY); // so much is owed that no more is taken
+        fx_pump(&f);
+        ck_assert_uint_eq(fx_status(&f, 0), ST_OK);
+        ck_assert_uint_eq(fx_status(&f, 9), ST_OK);
+        ck_assert_uint_eq(f.b->owed, 0);
+        f.next_desc = 0;
+    }
+    for (unsigned i = 0; i < 12; i++)
+        fx_req(&f, i, REQ_IN, 0, 0x40000, 3 * MIB);
+    f.again = 0;
+    vio_kick(f.d);
+    ck_assert_uint_gt(f.again, 0);
+    ck_assert_uint_eq(fx_status(&f, 0), ST_OK);
+    ck_assert_uint_eq(fx_status(&f, 11), FX_NOBODY);
+    fx_pump(&f);
+    ck_assert_uint_eq(fx_status(&f, 11), ST_OK);
+}
+END_TEST
+
 START_TEST(fault_in_flight)
 {
     fx_calls.block_reads = true;
@@ -259,10 +331,17 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {
-        swap_idle_and_busy,   swap_refused_or_repeated, pausing,         pause_with_a_full_ring,
-        reset_in_flight,      reset_with_a_full_ring,   fault_in_flight, dirty_pages,
-        every_call_fails_once};
+    const TTest *const tests[] = {swap_idle_and_busy,
+                                  swap_refused_or_repeated,
+                                  pausing,
+                                  pause_with_a_full_ring,
+                                  reset_in_flight,
+                                  reset_with_a_full_ring,
+                                  fault_in_flight,
+                                  dirty_pages,
+                                  every_call_fails_once,
+                                  reset_before_a_swap,
+                                  huge_requests_take_turns};
     Suite *s = suite_create("blk life");
     TCase *t = tcase_create("blk life");
     tcase_add_checked_fixture(t, setup, teardown);

@@ -20,23 +20,11 @@ static void on_kick(int sig)
     (void)sig;
 }
 
-// The timer carries its vCPU; an atomic store is all a handler may do.
-static void on_tick(int sig, siginfo_t *si, void *uc)
-{
-    (void)sig;
-    (void)uc;
-    if (si->si_code == SI_TIMER && si->si_value.sival_ptr) {
-        struct vcpu *v = si->si_value.sival_ptr;
-        atomic_store(&v->tick, true);
-    }
-}
-
 int vcpu_signals(struct err *e)
 {
     struct sigaction kick = {.sa_handler = on_kick};
-    struct sigaction tick = {.sa_sigaction = on_tick, .sa_flags = SA_SIGINFO};
 
-    if (sigaction(VCPU_KICK_SIG, &kick, NULL) || sigaction(VCPU_TICK_SIG, &tick, NULL))
+    if (sigaction(VCPU_KICK_SIG, &kick, NULL) || sigaction(VCPU_TICK_SIG, &kick, NULL))
         return err_set(e, errno, "cannot set signal handlers: %s", strerror(errno));
     return 0;
 }
@@ -84,10 +72,17 @@ void vcpu_destroy(struct vcpu *v)
 // A guest that makes no exit and stands at one instruction for two ticks of its own CPU time is
 // reported once per stall. A sleeping guest uses no CPU time, so it neither ticks nor wakes the
 // monitor.
+// Whether a tick has come is read off the clock that drives it: whoever runs as the same user can send
+// the signal too, with any value in it, so nothing that comes with it is believed.
 static void check_stall(struct vcpu *v)
 {
     struct kvm_regs r;
+    struct timespec t;
 
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    if (t.tv_sec < v->tick_due)
+        return;
+    v->tick_due = t.tv_sec + TICK_SECONDS;
     // #syscalls:vcpu ioctl(KVM_GET_REGS@VCPU)
     if (ioctl(v->fd, KVM_GET_REGS, &r))
         return;
@@ -212,8 +207,8 @@ static void start_timer(struct vcpu *v)
     struct itimerspec every = {.it_interval = {.tv_sec = TICK_SECONDS},
                                .it_value = {.tv_sec = TICK_SECONDS}};
 
-    ev.sigev_value.sival_ptr = v;
     ev.sigev_notify_thread_id = v->tid;
+    v->tick_due = TICK_SECONDS;
     v->has_timer = timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &v->timer) == 0;
     if (v->has_timer)
         timer_settime(v->timer, 0, &every, NULL);
@@ -239,8 +234,7 @@ static void *vcpu_main(void *arg)
                 if (v->done)
                     break;
             } else if (errno == EINTR || errno == EAGAIN) {
-                if (atomic_exchange(&v->tick, false))
-                    check_stall(v);
+                check_stall(v);
                 break;
             } else if (errno == EFAULT) {
                 finish(v, VCPU_END_MEMORY, "guest memory is gone: its file was cut short, or its page server ended");
@@ -274,7 +268,8 @@ int vcpu_thread(struct vcpu *v, struct err *e)
 static void move_gate(struct vcpu *all, enum vcpu_mode mode)
 {
     pthread_mutex_lock(&all->gate->lock);
-    all->gate->mode = mode;
+    if (mode != VCPU_RUN || !all->gate->halted)
+        all->gate->mode = mode;
     pthread_cond_broadcast(&all->gate->move);
     pthread_mutex_unlock(&all->gate->lock);
 }
@@ -320,6 +315,9 @@ void vcpu_halt(struct vcpu *all, unsigned n)
 {
     if (!n)
         return;
+    pthread_mutex_lock(&all->gate->lock);
+    all->gate->halted = true; // a resume that is under way must not undo it
+    pthread_mutex_unlock(&all->gate->lock);
     move_gate(all, VCPU_PARK);
     for (unsigned i = 0; i < n; i++)
         all[i].run->immediate_exit = 1;

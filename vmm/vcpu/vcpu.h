@@ -47,6 +47,7 @@ struct vcpu_gate { // shared by all vCPUs of a VM
     pthread_cond_t move; // mode changed
     pthread_cond_t idle; // a thread parked
     enum vcpu_mode mode;
+    bool halted; // it never opens again
     unsigned parked;
 };
 
@@ -65,7 +66,7 @@ struct vcpu {
     struct vcpu_gate *gate;
     const struct vcpu_ops *ops;
     void *ctx;
-    _Atomic bool tick; // set by VCPU_TICK_SIG's effect, seen after EINTR
+    time_t tick_due; // thread CPU time of the next look, in seconds
     uint64_t tick_rip, tick_exits;
     uint64_t exits; // owned by the thread
     _Atomic uint64_t n_pio_in, n_pio_out, n_mmio_read, n_mmio_write, n_failures;

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """InstanceStart to the first line of init, Mayfly beside Firecracker (PEER_FIRECRACKER) in turns: same kernel, initrd
 and command line; and the monitor's memory outside the guest's. Measured here, judged by the reader: no time limit."""
-# timeout: 900
+# timeout: 400
 from statistics import median
 
 from lib import PEER, Guest, MAYFLY, asset, linux, note
 
-RUNS = 5
+RUNS = 7
 peers = {"mayfly": MAYFLY}
 if PEER:
     peers["firecracker"] = PEER
