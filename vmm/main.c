@@ -275,6 +275,8 @@ static int run(struct monitor *m)
         LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);
     else
         complain(rc < 0 ? strerror(-rc) : why);
+    if (status == VM_EXIT_MEMORY) // an orderly end would touch the memory that is gone
+        _exit(VM_EXIT_MEMORY);
     api_close(m->api);
     if (migration_end(m->vm))
         vm_free(m->vm);
