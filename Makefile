@@ -74,6 +74,9 @@ $(MUSL_INC):
 	@mkdir -p $@ && ln -sfn $(addprefix /usr/include/,linux asm-generic x86_64-linux-gnu/asm jsmn.h liburing \
 	    liburing.h xxhash.h) $@
 
+# What is shipped is a third of what is linked, and compat jails copy it: the debug information stands beside it.
+split = $(if $(SANITIZE),,$(Q)objcopy --only-keep-debug $@ $@.debug && objcopy --strip-debug --add-gnu-debuglink=$@.debug $@)
+
 $(B)/libmayfly.a: $(call obj,$(LIB_SRC))
 	@$(if $(Q),echo "  AR    $@")
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -81,14 +84,17 @@ $(B)/libmayfly.a: $(call obj,$(LIB_SRC))
 $(B)/mayfly: $(call obj,vmm/main.c) $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
 	$(Q)$(CC) $(LINK) -o $@ $^ $(URING) $(LINK_END)
+	$(split)
 
 $(B)/mayfly-jail: $(call obj,$(JAIL_SRC)) $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
 	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
+	$(split)
 
 $(B)/mayflyctl: $(call obj,$(CTL_SRC)) $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
 	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
+	$(split)
 
 # Unit tests link every room but main, so a test reaches any internal header.
 ifneq ($(HOST),$(B))

@@ -70,9 +70,9 @@ static void change_root(struct run *r)
     // A second look through the parent crosses into the mount just made.
     _cleanup_(close_fdp) int root =
         openat(r->dir[2], "root", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (root < 0 || fchdir(root) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) ||
-        chdir("/"))
-        die(r, "pivot_root: %s", strerror(errno));
+    if (root < 0 || fchdir(root))
+        die(r, "root of the jail: %s", strerror(errno));
+    leave_root(r);
 }
 
 // Nodes are made anew: one that is there may be anything.
@@ -197,6 +197,7 @@ void compat_run(struct run *r)
     argv[n] = NULL;
     snprintf(exec_path, sizeof(exec_path), "/%s", a->exec_name);
     char *const env[] = {NULL};
+    root_left(r);
     execve(exec_path, exec_words(argv), env);
     die(r, "%s: %s", exec_path, strerror(errno));
 }

@@ -47,6 +47,8 @@ struct run {
     int dir[4]; // compat: base, exec name, id, root
     bool made[4], copied;
     bool socket;
+    _Alignas(16) char leave_stack[4096]; // leave_root's helper: its stack, and what went wrong
+    int leave_errno;
 };
 
 // Says why on stderr, undoes what r notes, ends the process with status 1. The exits of
@@ -59,6 +61,10 @@ void cgroup_join(struct run *r, pid_t pid); // 0: the caller
 
 void set_limits(struct run *r);
 void enter_netns(struct run *r);
+// Makes the working directory, a mount, the root and starts to unmount the old one. It goes on at once, but the old
+// root is out of reach only when root_left returns.
+void leave_root(struct run *r);
+void root_left(struct run *r);
 // What the monitor's command line begins with; returns the number of words, argv has room for 128.
 size_t monitor_argv(struct run *r, const char **argv, char (*words)[64]);
 

@@ -141,9 +141,9 @@ static void empty_root(struct run *r)
             syscall(SYS_mount_setattr, AT_FDCWD, name, 0, &attr, sizeof(attr)))
             die(r, "--dir %s: %s", r->a->dir[i], strerror(errno));
     }
-    if (mount(NULL, ".", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | lock, NULL) ||
-        syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+    if (mount(NULL, ".", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | lock, NULL))
         die(r, "root of the jail: %s", strerror(errno));
+    leave_root(r);
 }
 
 static _Noreturn void become_monitor(struct strict *s)
@@ -187,6 +187,7 @@ static _Noreturn void become_monitor(struct strict *s)
     argv[n] = NULL;
     char *const env[] = {NULL};
     umask(077);
+    root_left(r);
     syscall(SYS_execveat, s->exec_fd, "", exec_words(argv), env, AT_EMPTY_PATH);
     die(r, "%s: %s", r->a->exec_file, strerror(errno));
 }
