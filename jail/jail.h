@@ -60,6 +60,7 @@ enum jail_fd {
     JAIL_FD_UFFD_DEV,           // /dev/userfaultfd, for USERFAULTFD_IOC_NEW
     JAIL_FD_PAGEMAP,    // /proc/self/pagemap: opened by jail_early, absent where it could not
     JAIL_FD_API,        // listening API socket
+    JAIL_FD_UFFD_INFO,  // /proc/self/fdinfo of JAIL_FD_UFFD, opened as the page map is
     JAIL_FD_VCPU = 224, // 224..255: KVM_CREATE_VCPU; aligned to 32, the filter tests it by mask
     JAIL_FD_VCPU_LAST = 255,
     JAIL_FD_END = 256, // RLIMIT_NOFILE while configuring

@@ -41,17 +41,28 @@ int jail_passed(const struct jail *j, const char *name)
 
 // The page map shows which pages this process holds, never where they lie (that takes CAP_SYS_ADMIN). It
 // must be opened here: later stages close /proc, and a process that is not dumpable has none of its own.
-// A kernel or a jail without it is fine, who needs it says so.
-static void open_pagemap(struct jail *j)
+// A kernel or a jail without it is fine, who needs it says so. The same holds for what the kernel says of a
+// userfaultfd (how many faults wait): the file tells of whatever has that number when it is read.
+static void open_own(int proc, const char *path, int at)
 {
-    int proc = -1, map;
+    int fd = proc < 0 ? open(path, O_RDONLY | O_CLOEXEC)
+                      : openat(proc, path + strlen("/proc/"), O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+        jail_fd_pin(fd, at, NULL);
+}
+
+static void open_proc(struct jail *j)
+{
+    char info[40];
+    int proc = -1;
     for (size_t i = 0; i < j->n_passed; i++)
         if (!strcmp(j->passed[i].name, "proc"))
             proc = steal_fd(&j->passed[i].fd);
-    map = proc < 0 ? open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
-                   : openat(proc, "self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (map >= 0)
-        jail_fd_pin(map, JAIL_FD_PAGEMAP, NULL);
+    open_own(proc, "/proc/self/pagemap", JAIL_FD_PAGEMAP);
+    snprintf(info, sizeof(info), "/proc/self/fdinfo/%d", JAIL_FD_UFFD);
+    if (dup2(0, JAIL_FD_UFFD) >= 0)
+        open_own(proc, info, JAIL_FD_UFFD_INFO);
+    close(JAIL_FD_UFFD);
     if (proc >= 0)
         close(proc); // it leads to every process of the host
 }
@@ -104,7 +115,7 @@ int jail_early(struct jail *j, struct err *e)
     files = (struct rlimit){JAIL_FD_END, JAIL_FD_END};
     if (setrlimit(RLIMIT_NOFILE, &files))
         return err_set(e, errno, "RLIMIT_NOFILE: %s", strerror(errno));
-    open_pagemap(j);
+    open_proc(j);
 #ifndef MAYFLY_SANITIZE
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
         return err_set(e, errno, "PR_SET_DUMPABLE: %s", strerror(errno));

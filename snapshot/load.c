@@ -6,6 +6,7 @@
 
 #include "snapshot/codec.h"
 #include "snapshot/memfile.h"
+#include "snapshot/pager.h"
 #include "snapshot/snapshot.h"
 
 static int read_state(int fd, struct snap_blob *b, struct vm_saved **s, struct err *e)
@@ -117,6 +118,7 @@ struct loading {
     struct vm_saved *s;
     struct vm_restore_opts o;
     int mem_fd;
+    bool paged;
 };
 
 static int open_all(struct loading *x, struct err *e)
@@ -126,17 +128,14 @@ static int open_all(struct loading *x, struct err *e)
 
     if (l->has_mem_backend == !!l->mem_file_path[0])
         return err_set(e, EINVAL, "exactly one of mem_backend and mem_file_path must be given");
-    if (l->has_mem_backend && l->mem_backend.type == MEM_BACKEND_UFFD)
-        return err_set(e, ENOTSUP, "mem_backend: Uffd is not supported by this build");
     _cleanup_(close_fdp) int fd =
         path_open(x->vm, l->snapshot_path, "snapshot_path", O_RDONLY, x->fds, e);
     if (fd < 0)
         return fd;
-    x->mem_fd = path_open(x->vm, mem, "backend_path", O_RDONLY, x->fds, e);
-    if (x->mem_fd < 0)
+    if (!x->paged && (x->mem_fd = path_open(x->vm, mem, "backend_path", O_RDONLY, x->fds, e)) < 0)
         return x->mem_fd;
     int rc = read_state(fd, &x->blob, &x->s, e);
-    if (rc == 0)
+    if (rc == 0 && !x->paged)
         rc = check_memory(x->mem_fd, &x->blob, x->s, e);
     return rc ? rc : snap_override(l, x->s, e);
 }
@@ -148,7 +147,8 @@ static int build(struct loading *x, struct err *e)
     int rc = vm_restore_shape(x->vm, x->s, &x->o, e);
     if (rc)
         return rc;
-    rc = mem_back_file(vm_mem(x->vm), x->mem_fd, e);
+    rc = x->paged ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
+                  : mem_back_file(vm_mem(x->vm), x->mem_fd, e);
     if (rc == 0)
         rc = mem_back_holes(vm_mem(x->vm), x->mem_fd,
                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
@@ -158,9 +158,10 @@ static int build(struct loading *x, struct err *e)
         rc = vm_restore(x->vm, x->s, &x->o, e);
     if (rc) {
         vm_restore_undo(x->vm);
+        pager_end(x->vm);
         return rc;
     }
-    line->origin = MEM_FILE;
+    line->origin = x->paged ? MEM_PAGED : MEM_FILE;
     memcpy(line->base, x->blob.id, SNAP_ID);
     line->mem_fd = steal_fd(&x->mem_fd);
     return 0;
@@ -169,11 +170,14 @@ static int build(struct loading *x, struct err *e)
 int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fds *fds,
                   struct err *e)
 {
+    bool paged = l->has_mem_backend && l->mem_backend.type == MEM_BACKEND_UFFD;
     struct loading x = {.vm = vm,
                         .l = l,
                         .fds = fds,
                         .mem_fd = -1,
-                        .o = {.resume = l->resume_vm,
+                        .paged = paged,
+                        .o = {.track_dirty_pages = paged && l->track_dirty_pages,
+                              .resume = l->resume_vm,
                               .advance_clock = l->clock_realtime,
                               .any_cpu = l->any_cpu,
                               .new_identity = true,

@@ -129,15 +129,21 @@ static int file_open(const struct vio_host *host, struct blk_file *f, int fd, st
     return f->file < 0 ? err_set(e, -f->file, "no room for the drive's image on the ring") : 0;
 }
 
-static void file_close(const struct vio_host *host, struct blk_file *f, bool own)
+// Whose a descriptor is when its file goes. A drive that grew shares its description, lock included,
+// with its successor; the device's end gives the lock up.
+enum owner { BORROWED, SHARED, LAST };
+
+static void file_close(const struct vio_host *host, struct blk_file *f, enum owner own)
 {
     if (f->file >= 0)
         host->file_del(host->ctx, f->file); // before the descriptor: the ring holds its lock too
-    if (own)
+    if (own == LAST)
+        blk_unlock(f->fd);
+    if (own != BORROWED)
         close_fdp(&f->fd);
 }
 
-static void store_close(const struct vio_host *host, struct blk_store *s, bool own)
+static void store_close(const struct vio_host *host, struct blk_store *s, enum owner own)
 {
     if (s->cow) {
         cow_unstage(s->cow);
@@ -164,7 +170,7 @@ static int store_open(const struct vio_host *host, struct blk_store *s, const st
     if (rc == 0 && layer)
         rc = file_open(host, &s->base, k->fd, e);
     if (rc < 0)
-        store_close(host, s, false);
+        store_close(host, s, BORROWED);
     return rc;
 }
 
@@ -176,7 +182,7 @@ void blk_settle(struct blk *b)
         b->dev.host->note(b->dev.host->ctx, b->dev.slot, "cannot save the layer's bitmap");
     if (!b->swapping)
         return;
-    store_close(b->dev.host, &b->now, true);
+    store_close(b->dev.host, &b->now, SHARED);
     b->now = b->next;
     memcpy(b->id, b->next_id, sizeof(b->id));
     b->swapping = false;
@@ -228,9 +234,9 @@ void blk_free(struct blk *b)
 {
     if (!b)
         return;
-    store_close(b->dev.host, &b->now, true);
+    store_close(b->dev.host, &b->now, LAST);
     if (b->swapping)
-        store_close(b->dev.host, &b->next, true);
+        store_close(b->dev.host, &b->next, LAST);
     pthread_mutex_destroy(&b->dev.lock);
     free(b->pool);
     free(b);
@@ -249,7 +255,7 @@ int blk_swap(struct blk *b, const struct blk_backing *nb, const char id[20], str
         return rc;
     pthread_mutex_lock(&b->dev.lock);
     if (b->swapping)
-        store_close(b->dev.host, &b->next, true);
+        store_close(b->dev.host, &b->next, SHARED);
     b->next = s;
     memcpy(b->next_id, id, sizeof(b->next_id));
     b->swapping = true;

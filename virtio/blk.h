@@ -31,6 +31,9 @@ struct blk_metrics { // free-running counters, written by the device thread
 // process still holds is retried for up to 200 ms. Errors: -EINVAL, -EBUSY.
 int blk_check(int fd, uint64_t *bytes, struct err *e);
 int blk_lock(int fd, bool read_only, struct err *e);
+// Gives the lock up at once: a ring that had the file may hold its description for a second after the
+// last close, and a successor would find the disk in use. fd may be -1.
+void blk_unlock(int fd);
 
 // Makes a device. `id` is what GET_ID answers (20 bytes, zero padded). NULL on failure.
 struct blk *blk_new(const struct vio_host *host, struct guest_mem *mem, unsigned slot,

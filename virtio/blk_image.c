@@ -48,6 +48,13 @@ int blk_lock(int fd, bool read_only, struct err *e)
     return err_set(e, EBUSY, "the drive is in use by another microVM");
 }
 
+void blk_unlock(int fd)
+{
+    struct flock l = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    if (fd >= 0)
+        fcntl(fd, F_OFD_SETLK, &l);
+}
+
 // #syscalls:control fsync
 int blk_sync(struct blk *b)
 {
@@ -57,11 +64,10 @@ int blk_sync(struct blk *b)
 int blk_hold(struct blk *b, bool hold, struct err *e)
 {
     const struct blk_backing *k = &b->now.b;
-    struct flock none = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
     if (!hold) {
-        fcntl(k->fd, F_OFD_SETLK, &none);
-        fcntl(k->cow_fd, F_OFD_SETLK, &none);
+        blk_unlock(k->fd);
+        blk_unlock(k->cow_fd);
         return 0;
     }
     int rc = blk_lock(k->fd, k->read_only || k->cow_fd >= 0, e);

@@ -23,6 +23,11 @@ bool vm_job_runs(struct vm *vm)
     return runs;
 }
 
+void vm_job_wait(struct vm *vm)
+{
+    helper_wait(&vm->helper);
+}
+
 static void wake(int fd)
 {
     uint64_t one = 1;

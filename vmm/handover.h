@@ -10,6 +10,7 @@
 
 int vm_job(struct vm *vm, void (*job)(void *), void *arg); // control: -EBUSY while one runs
 bool vm_job_runs(struct vm *vm);
+void vm_job_wait(struct vm *vm); // until none runs
 // Helper: fn(arg) on the control thread, soon. One at a time.
 void vm_ask(struct vm *vm, int (*fn)(void *), void *arg);
 int vm_asked(struct vm *vm); // helper: fn's result, once; -EAGAIN: not yet

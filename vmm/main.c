@@ -152,6 +152,7 @@ static int build(struct monitor *m, struct err *e)
                         .allow_fds = m->dir_fd,
                         .nallow = a->ndirs,
                         .uffd_dev = open_uffd(m),
+                        .uffd_info = fcntl(JAIL_FD_UFFD_INFO, F_GETFD) < 0 ? 0 : JAIL_FD_UFFD_INFO,
                         .kvm_fd = MAX(jail_passed(&m->jail, "kvm"), 0),
                         .taps = m->tap,
                         .ntaps = m->ntaps,

@@ -8,7 +8,9 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 // #syscalls:config openat2
 // #syscalls:control openat2
@@ -124,6 +126,32 @@ int path_open_sink(struct vm *vm, const char *path, const char *field, struct pa
     if (fstat(fd, &st) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode))
         return err_set(e, EINVAL, "%s: %.150s is not a file or FIFO", field, path);
     return steal_fd(&fd);
+}
+
+// Where a socket lies is told by its name alone: connect takes no directory descriptor.
+// #syscalls:config connect
+int path_connect(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
+                 struct err *e)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    const char *rest;
+    bool ok = !vm->opts.nallow;
+
+    if (!strncmp(path, "fd:", 3))
+        return take_fd(path, field, fds, e);
+    for (unsigned i = 0; i < vm->opts.nallow; i++)
+        ok |= beneath(path, vm->opts.allow_dirs[i], &rest) && !strstr(path, "..");
+    if (!ok)
+        return say(path, field, -EXDEV, e);
+    if (strlen(path) >= sizeof(a.sun_path))
+        return say(path, field, -ENAMETOOLONG, e);
+    if (vm->spare_sock < 0)
+        return err_set(e, EBUSY, "%s: this process has connected once; pass a connection as fd:N",
+                       field);
+    memcpy(a.sun_path, path, strlen(path));
+    if (connect(vm->spare_sock, (const struct sockaddr *)&a, sizeof(a)))
+        return err_set(e, errno, "%s: cannot connect to %.150s: %s", field, path, strerror(errno));
+    return steal_fd(&vm->spare_sock);
 }
 
 // ---- files that appear whole or not at all

@@ -14,6 +14,11 @@ struct vm_lineage *vm_lineage(struct vm *vm)
     return &vm->lineage;
 }
 
+int vm_uffd_info(const struct vm *vm)
+{
+    return vm->opts.uffd_info > 0 ? vm->opts.uffd_info : -1;
+}
+
 int vm_pagemap_fd(const struct vm *vm)
 {
     return vm->opts.pagemap_fd > 0 ? vm->opts.pagemap_fd : -1;
@@ -261,6 +266,8 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
         rc = serial_load(&vm->serial, &in->serial, e);
     if (rc == 0)
         rc = i8042_load(&vm->i8042, &in->i8042, e);
+    if (rc == 0 && o->track_dirty_pages)
+        rc = vm_dirty_track(vm, true, e);
     if (rc == 0)
         rc = devices_create(vm, e);
     if (rc == 0 && o->new_identity)

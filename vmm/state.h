@@ -108,15 +108,22 @@ struct vm_lineage {
     uint32_t made;         // ids handed out
     uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
     int mem_fd;            // MEM_FILE: the file below; else -1
+    int server;            // MEM_PAGED: connection to the page server; else -1
+    _Atomic bool ending;   // the helper must come back from where it is
 };
 struct vm_lineage *vm_lineage(struct vm *vm);
 int vm_pagemap_fd(const struct vm *vm); // /proc/self/pagemap, or -1
+int vm_uffd_info(const struct vm *vm);  // what the kernel says of the userfaultfd, or -1
 
 // ---- files: the paths of snapshots are opened by the same rules as all others (vmm/paths.c) ------------------
 
 // flags: O_RDONLY or O_RDWR. A regular file's descriptor, or -errno.
 int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
               struct err *e);
+
+// A connection to a listening Unix socket (or fd:N, connected). One in a process's life: it was made beforehand.
+int path_connect(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
+                 struct err *e);
 
 // A file that appears under its name only when it is whole: made beside it under another name.
 struct new_file {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life of a microVM: built, armed, started, paused and resumed, ended.
 #include "vmm/vm_priv.h"
+#include "vmm/handover.h"
 
 #include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 
 #include "vmm/boot/identity.h"
 #include "vmm/state.h"
@@ -29,7 +30,7 @@ static void set_defaults(struct vm *vm)
         vm->tap[i] = -1;
     for (unsigned i = 0; i < CFG_MAX_DEVS; i++)
         vm->slot[i].kick_fd = vm->slot[i].kick_file = -1;
-    vm->loop.wake_fd = vm->lineage.mem_fd = -1;
+    vm->loop.wake_fd = vm->lineage.mem_fd = vm->lineage.server = vm->spare_sock = -1;
 }
 
 static int build(struct vm *vm, struct err *e)
@@ -40,21 +41,6 @@ static int build(struct vm *vm, struct err *e)
     if (rc == 0)
         rc = kvm_set_memory(vm, vm->cfg.machine.mem_size_mib * MIB, e);
     return rc;
-}
-
-// The monitor itself touched memory whose file was cut short. Whatever thread this is, there is no
-// going on, and nothing here may take a lock.
-// #syscalls:vcpu pwritev2(0) exit_group
-// #syscalls:device pwritev2(0) exit_group
-// #syscalls:control pwritev2(0) exit_group
-// #syscalls:helper pwritev2(0) exit_group
-static void on_sigbus(int sig)
-{
-    static const char text[] = "mayfly: " MEMORY_GONE "\n";
-
-    (void)sig;
-    if (fd_write(STDERR_FILENO, text, sizeof(text) - 1) >= 0 || errno)
-        _exit(VM_EXIT_MEMORY);
 }
 
 // Memory of the process itself: everything is allocated before the microVM is configured.
@@ -77,10 +63,12 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     log_thread(&vm->log, "mayfly");
     platform_init(vm);
     devices_init(vm);
+    // #syscalls:boot socket
+    vm->spare_sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     vm->helper_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_store(&vm->pvm, kvm_is_pvm());
-    signal(SIGBUS, on_sigbus);
+    vm_catch_sigbus();
     int rc = vcpu_signals(e);
     if (rc == 0)
         rc = loop_init(&vm->loop, &devices_loop_ops, vm, e);
@@ -168,6 +156,8 @@ void vm_free(struct vm *vm)
         vcpu_stop(vm->vcpu, vm->nvcpus, true);
     if (vm->armed)
         devices_quiesce(vm); // requests in flight land before their files go
+    atomic_store(&vm->lineage.ending, true);
+    vm_wake_helper(vm);
     helper_end(&vm->helper);
     platform_serial_flush(vm);
     loop_end(&vm->loop);
@@ -182,6 +172,8 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->exit_fd);
     close_fdp(&vm->helper_fd);
     close_fdp(&vm->lineage.mem_fd);
+    close_fdp(&vm->lineage.server);
+    close_fdp(&vm->spare_sock);
     kvm_close(vm);
     free(vm->dirty_log);
     free(vm->mods);
@@ -216,46 +208,6 @@ int vm_exit_fd(const struct vm *vm)
 struct log *vm_log(struct vm *vm)
 {
     return &vm->log;
-}
-
-bool vm_ended(const struct vm *vm)
-{
-    return atomic_load(&vm->ended) > 1;
-}
-
-enum vm_exit vm_exit_status(const struct vm *vm, const char **why)
-{
-    int v = atomic_load(&vm->ended);
-
-    // KVM may tell of memory that is gone as a triple fault or a failed instruction.
-    struct stat st;
-    if (v > 1 && vm->lineage.origin == MEM_FILE && !fstat(vm->lineage.mem_fd, &st) &&
-        (uint64_t)st.st_size < vm->mem.size) {
-        *why = MEMORY_GONE;
-        return VM_EXIT_MEMORY;
-    }
-    *why = v > 1 ? vm->end_text : "";
-    return v > 1 ? (enum vm_exit)(v - 2) : VM_EXIT_OK;
-}
-
-// 0: running; 1: someone is writing the text; 2 + status: ended.
-void vm_end(struct vm *vm, enum vm_exit how, const char *text)
-{
-    int none = 0;
-    uint64_t one = 1;
-
-    if (!atomic_compare_exchange_strong(&vm->ended, &none, 1))
-        return;
-    snprintf(vm->end_text, sizeof(vm->end_text), "%s", text);
-    vcpu_halt(vm->vcpu, vm->nvcpus);
-    atomic_store(&vm->ended, 2 + (int)how);
-    if (fd_write(vm->exit_fd, &one, sizeof(one)) < 0)
-        LOG_E(&vm->log, "cannot tell the control thread that the microVM ended");
-}
-
-void vm_stop(struct vm *vm, const char *why)
-{
-    vm_end(vm, VM_EXIT_OK, why);
 }
 
 int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)

@@ -57,6 +57,7 @@ struct vm {
     struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
     uint64_t *dirty_log;                  // C: scratch for KVM's log while pages are tracked
     struct vm_lineage lineage;            // C
+    int spare_sock;                       // C: unconnected, AF_UNIX; -1: used
     struct machine_cfg before_load;       // C: what a failed load goes back to
     struct vcpu_gate gate;                // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
@@ -141,6 +142,9 @@ int path_open_sink(
     struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
     struct err *e); // log, metrics, serial: made when absent, may be a FIFO, never blocks
 int path_open_tun(struct vm *vm, const char *name, struct passed_fds *fds, struct err *e);
+
+// end.c
+void vm_catch_sigbus(void);
 
 // vm.c
 #define MEMORY_GONE "guest memory is gone: its file was cut short, or its page server ended"

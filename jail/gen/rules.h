@@ -82,6 +82,10 @@ struct fd_class {
     {                        \
         JAIL_FD_PAGEMAP, ~0U \
     }
+#define FDC_UFFD_INFO          \
+    {                          \
+        JAIL_FD_UFFD_INFO, ~0U \
+    }
 #define FDC_API          \
     {                    \
         JAIL_FD_API, ~0U \

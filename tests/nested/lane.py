@@ -122,7 +122,7 @@ def boot(args, tmp):
     log = os.path.join(WORK, "console.log")
     lane = os.path.join(WORK, "lane")
     # One processor: with two, the kernel dies in code it patches.
-    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt",
+    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt", *(["-icount", "shift=1,align=off,sleep=off"] if args.icount else []),
             "-m", str(args.memory), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
             "-serial", f"file:{log}", "-serial", "stdio",
             "-kernel", os.path.join(lane, "vmlinuz"), "-initrd", os.path.join(lane, "initrd.gz"),
@@ -161,6 +161,7 @@ def main():
     p = argparse.ArgumentParser(usage=__doc__)
     p.add_argument("--deadline", type=int, default=1200, metavar="SECONDS")
     p.add_argument("--memory", type=int, default=3000, metavar="MIB")
+    p.add_argument("--icount", action="store_true", help="time counts instructions (2 ns each): benchmarks on a busy host")
     p.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     p.add_argument("--results", default=os.path.join(WORK, "results"))
     p.add_argument("command", nargs=argparse.REMAINDER)

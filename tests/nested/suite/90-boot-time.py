@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """InstanceStart to the first line of init, Mayfly beside Firecracker (PEER_FIRECRACKER) in turns: same kernel, initrd
 and command line; and the monitor's memory outside the guest's. Measured here, judged by the reader: no time limit."""
-# timeout: 400
+# timeout: 900
 from statistics import median
 
 from lib import PEER, Guest, MAYFLY, asset, linux, note
 
-RUNS = 7
+RUNS = 5
 peers = {"mayfly": MAYFLY}
 if PEER:
     peers["firecracker"] = PEER
