@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The main job, end to end: a microVM starts through the Unix-socket API, its unikernel answers curl over a tap,
-# reads and writes its disk, pauses, resumes and powers off. Each step is checked; the first that fails ends the
+# reads and writes its disk, pauses, resumes and powers off; then clones.sh. Each step is checked; the first that fails ends the
 # demo with status 1.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -87,4 +87,5 @@ wait "$PID" || status=$?
 PID=
 [ "$status" = 0 ] || fail "the monitor ended with status $status"
 echo "  the monitor ended with status 0: $(grep -o 'Mayfly ends.*' "$DIR/log" || true)"
+tests/demo/clones.sh
 bold "demo: everything worked"
