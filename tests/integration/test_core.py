@@ -346,7 +346,7 @@ class Limits(GuestCase):
 class Platform(GuestCase):
     def test_port_and_mmio_storm_is_survived(self):
         m = self.monitor()
-        m.boot("rounds=3 pstep=3", kernel=guest("storm"), drives=[self.disk(1)])
+        m.boot("rounds=3 pstep=9", kernel=guest("storm"), drives=[self.disk(1)])
         self.assertEqual(m.wait_exit(120), 0, m.err())
         self.assertLess(m.out().count("unmapped"), 300)
 
