@@ -34,6 +34,7 @@ static const struct opt opts[] = {
     {"--allow-dir", OPT_DIR, F(dirs), "DIR  paths must lie beneath; repeatable"},
     {"--boot-timer", OPT_FLAG, F(boot_timer), " log the guest's boot time"},
     {"--config-file", OPT_STR, F(config_file), "PATH  configure and start from a JSON file"},
+    {"--help", OPT_FLAG, F(help), " print this and end"},
     {"--http-api-max-payload-size", OPT_U64, F(max_payload), "BYTES  longest request body (51200)"},
     {"--id", OPT_STR, F(id), "ID  name of the microVM (default anonymous-instance)"},
     {"--level", OPT_LEVEL, F(logger.level), "LEVEL  Off, Error, Warning, Info, Debug, Trace"},

@@ -13,7 +13,7 @@ struct args {
     const char *api_sock;    // --api-sock
     const char *id;          // --id
     const char *config_file; // --config-file
-    bool no_api, no_seccomp, boot_timer, version;
+    bool no_api, no_seccomp, boot_timer, version, help;
     struct logger_cfg logger; // --log-path --level --module --show-level --show-log-origin
     bool has_logger;
     const char *metrics_path;

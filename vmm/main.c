@@ -303,6 +303,10 @@ int main(int argc, char **argv)
         args_help(stderr);
         return VM_EXIT_ARGS;
     }
+    if (m.args.help) {
+        args_help(stdout);
+        return 0;
+    }
     if (m.args.version) {
         printf("Mayfly v%s\n", MAYFLY_VERSION);
         return 0;

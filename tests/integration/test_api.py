@@ -118,6 +118,20 @@ BUCKET = {"size": 1 << 20, "one_time_burst": 5, "refill_time": 100}
 LIMITS = {"bandwidth": BUCKET, "ops": {"size": 1000, "refill_time": 0}}
 
 
+class TestDocs(unittest.TestCase):
+    @unittest.skipIf(yaml is None, "python3-yaml is not installed")
+    def test_every_path_and_field_is_explained(self):
+        c = Contract()
+        with open(os.path.join(lib.ROOT, "docs", "api.md")) as f:
+            text = f.read()
+        words = set(re.findall(r"`([^`\n]+)`", text))
+        for verb, path, op in c.operations():
+            self.assertIn(f"{verb} {path}", words)
+            if "requestBody" in op:
+                for field in c.body(op).get("properties", ()):
+                    self.assertIn(field, words, path)
+
+
 class ApiCase(lib.GuestCase):
     @classmethod
     def setUpClass(cls):

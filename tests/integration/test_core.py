@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import time
 import unittest
 
-from lib import ApiError, GuestCase, guest
+from lib import ROOT, ApiError, GuestCase, guest
 
 
 class Boot(GuestCase):
@@ -291,6 +292,14 @@ class Ends(GuestCase):
                 m = self.monitor(*args, api=False)
                 self.assertEqual(m.wait_exit(10), status)
                 self.assertIn(word, m.err())
+
+    def test_help_names_every_option(self):
+        m = self.monitor("--help", api=False)
+        self.assertEqual(m.wait_exit(10), 0)
+        with open(os.path.join(ROOT, "docs", "api.md")) as f:
+            doc = f.read()
+        for option in re.findall(r"^  (--[a-z-]+)", m.out(), re.M):
+            self.assertIn(f"`{option}", doc)
 
     def test_version(self):
         m = self.monitor("--version", api=False)
