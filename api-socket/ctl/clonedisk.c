@@ -130,35 +130,78 @@ static int config_drive(const struct job *j, const struct clone *c, uint64_t i, 
     return steal_fd(&fd);
 }
 
-static int for_drive(const struct job *j, const struct clone *c, uint64_t i,
-                     const struct drive_cfg *d, const char **field, struct err *e)
+// A jailed monitor sees no path, so a pool's shells get the image itself; its size is what the snapshot's
+// guest believes.
+static int base_open(const struct saved_dev *d, struct err *e)
 {
-    if (j->data && !strcmp(d->drive_id, j->data_drive)) {
-        *field = "path_on_host";
-        return config_drive(j, c, i, e);
+    const char *path = d->blk.cfg.path_on_host;
+    struct stat st;
+
+    _cleanup_(close_fdp) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st))
+        return err_set(e, errno, "cannot open %s: %s", path, strerror(errno));
+    if (S_ISREG(st.st_mode) && (uint64_t)st.st_size != d->blk.bytes)
+        return err_set(e, EINVAL, "%s has %lld bytes, the snapshot recorded %llu", path,
+                       (long long)st.st_size, (unsigned long long)d->blk.bytes);
+    return steal_fd(&fd);
+}
+
+struct request { // of descriptors, as they are named in the overrides' text
+    int *fds;
+    unsigned *nfds;
+    char *out;
+    size_t len, size;
+};
+
+static int add(struct request *r, const char *drive, const char *field, int fd, struct err *e)
+{
+    if (fd < 0)
+        return fd;
+    if (*r->nfds == API_FDS_MAX) {
+        close(fd);
+        return err_set(e, E2BIG, "the snapshot has more devices than a request takes descriptors");
     }
-    *field = "cow_path";
-    return layer_open(j, c, d, e);
+    if (drive)
+        r->len += (size_t)snprintf(r->out + r->len, r->size - r->len, "%s{\"drive_id\":\"%s\"",
+                                   r->len ? "," : "", drive);
+    r->len +=
+        (size_t)snprintf(r->out + r->len, r->size - r->len, ",\"%s\":\"fd:%u\"", field, *r->nfds);
+    r->fds[(*r->nfds)++] = fd;
+    return 0;
+}
+
+static int override(const struct job *j, const struct clone *c, uint64_t i,
+                    const struct saved_dev *d, struct request *r, struct err *e)
+{
+    const struct drive_cfg *cfg = &d->blk.cfg;
+    const char *id = cfg->drive_id; // said once
+    size_t before = r->len;
+    int rc = 0;
+
+    if (j->data && !strcmp(id, j->data_drive))
+        rc = add(r, id, "path_on_host", config_drive(j, c, i, e), e);
+    else {
+        if (c->pooled) {
+            rc = add(r, id, "path_on_host", base_open(d, e), e);
+            id = NULL;
+        }
+        if (rc == 0 && !cfg->is_read_only)
+            rc = add(r, id, "cow_path", layer_open(j, c, cfg, e), e);
+    }
+    if (rc == 0 && r->len > before)
+        r->len += (size_t)snprintf(r->out + r->len, r->size - r->len, "}");
+    return rc;
 }
 
 int disk_overrides(const struct job *j, const struct clone *c, uint64_t i, int *fds, unsigned *nfds,
                    char *out, size_t size, struct err *e)
 {
-    const char *field;
-    size_t len = 0;
+    struct request r = {fds, nfds, out, 0, size};
+    int rc = 0;
 
     *out = 0;
-    for (unsigned k = 0; k < j->saved->ndevs; k++) {
-        const struct drive_cfg *d = &j->saved->dev[k].blk.cfg;
-        bool config = j->data && !strcmp(d->drive_id, j->data_drive);
-        if (j->saved->dev[k].kind != SAVED_BLK || (d->is_read_only && !config))
-            continue;
-        int fd = for_drive(j, c, i, d, &field, e);
-        if (fd < 0)
-            return fd;
-        len += (size_t)snprintf(out + len, size - len, "%s{\"drive_id\":\"%s\",\"%s\":\"fd:%u\"}",
-                                len ? "," : "", d->drive_id, field, *nfds);
-        fds[(*nfds)++] = fd;
-    }
-    return 0;
+    for (unsigned k = 0; k < j->saved->ndevs && rc == 0; k++)
+        if (j->saved->dev[k].kind == SAVED_BLK)
+            rc = override(j, c, i, &j->saved->dev[k], &r, e);
+    return rc;
 }

@@ -39,7 +39,7 @@ static int open_taps(const struct job *j, int *fds, unsigned *nfds, char *out, s
 static int load_request(const struct job *j, const struct clone *c, uint64_t i, char *body,
                         size_t size, int *fds, unsigned *nfds, struct err *e)
 {
-    char nets[1200], drives[1600];
+    char nets[1200], drives[2000];
 
     fds[0] = fcntl(j->state_fd, F_DUPFD_CLOEXEC, 0);
     fds[1] = fcntl(j->mem_fd, F_DUPFD_CLOEXEC, 0);

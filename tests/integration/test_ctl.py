@@ -231,11 +231,14 @@ class Pool(CtlCase):
         self.wait(lambda: "idle 3 of 3, starting 0, taken 0" in self.status(), p)
 
     def test_jailed(self):
-        self.recorded()
+        self.with_disks()
         p = self.pool("--size", "2", "--jail")
         self.wait(lambda: "idle 2 of 2" in self.status(), p)
-        r = self.clone("-n", "3", "--pool", self.path("pool"), "--json")
-        self.assertEqual(r["answered"], 3, r)
+        r = self.clone("-n", "3", "--pool", self.path("pool"), "--get", "/sector/0", "--json")
+        self.assertEqual([c["answer"] for c in r["each"]], ["base" * 128] * 3)
+        os.truncate(self.base, 2 << 20)
+        q = self.clone("-n", "1", "--pool", self.path("pool"), check=False)
+        self.assertIn("the snapshot recorded 1048576", q.stdout)
 
 
 class Clones(CtlCase):
