@@ -46,7 +46,7 @@ static int send_regions(int sock, int uffd, const struct guest_mem *m, struct er
 // ---- watch ----------------------------------------------------------------------------------------------
 
 // How many threads wait for a page, whether the server has read of their fault or not; -1: cannot be told.
-// #syscalls:helper pread64(@UFFD_INFO) pread64(@PAGEMAP) ioctl(PAGEMAP_SCAN@PAGEMAP) poll mmap(!PROT_EXEC) munmap
+// #syscalls:helper pread64(@UFFD_INFO) pread64(@PAGEMAP) ioctl(PAGEMAP_SCAN@PAGEMAP) poll
 static long waiting(struct vm *vm)
 {
     char text[128];
@@ -60,15 +60,12 @@ static long waiting(struct vm *vm)
 static uint64_t pages_here(struct vm *vm)
 {
     const struct guest_mem *m = vm_mem(vm);
-    uint64_t sum = 0, size = pages_words(m) * sizeof(uint64_t);
-    uint64_t *bits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint64_t sum = 0, *bits = vm_lineage(vm)->seen;
 
-    if (bits == MAP_FAILED)
-        return 0;
+    memset(bits, 0, pages_words(m) * sizeof(*bits));
     if (pages_own(m, vm_pagemap_fd(vm), bits, NULL) == 0)
         for (uint64_t w = 0; w < pages_words(m); w++)
             sum += (uint64_t)__builtin_popcountll(bits[w]);
-    munmap(bits, size);
     return sum;
 }
 
@@ -119,7 +116,11 @@ int pager_back(struct vm *vm, const char *path, struct passed_fds *fds, struct e
     if (vm_uffd_info(vm) < 0 || vm_pagemap_fd(vm) < 0)
         return err_set(e, ENOTSUP,
                        "mem_backend: Uffd needs /proc at the start, to watch over the page server");
-    int rc = mem_back_anon(vm_mem(vm), false, e);
+    size_t size = pages_words(vm_mem(vm)) *
+                  sizeof(uint64_t); // for the process's life: it is untouched mostly
+    l->seen = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int rc = l->seen == MAP_FAILED ? err_set(e, ENOMEM, "no memory for a bitmap")
+                                   : mem_back_anon(vm_mem(vm), false, e);
     int uffd = rc ? rc : vm_uffd(vm, e);
     if (uffd < 0)
         return uffd;

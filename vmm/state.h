@@ -109,6 +109,7 @@ struct vm_lineage {
     uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
     int mem_fd;            // MEM_FILE: the file below; else -1
     int server;            // MEM_PAGED: connection to the page server; else -1
+    uint64_t *seen;        // MEM_PAGED: the watch's bitmap
     _Atomic bool ending;   // the helper must come back from where it is
 };
 struct vm_lineage *vm_lineage(struct vm *vm);

@@ -256,6 +256,8 @@ static int load_guest(struct vm *vm, struct err *e)
 
 int vm_configured(struct vm *vm, struct err *e)
 {
+    close_fdp(&vm->spare_sock); // who needed it has connected
+    vm->spare_sock = -1;
     return vm->opts.confine ? vm->opts.confine(VM_THREAD_CONTROL, e) : 0;
 }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import tempfile
 import time
@@ -42,7 +43,7 @@ class SnapshotCase(GuestCase):
         m.patch("/vm", state="Paused")
         self.create(m, name, **kw)
         if not keep:
-            m.kill()
+            m.kill(signal.SIGTERM)  # in order: its tap and locks are free when it is gone
         return m
 
 
