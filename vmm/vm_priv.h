@@ -59,7 +59,6 @@ struct vm {
     struct vm_lineage lineage;            // C
     int spare_sock;                       // C: unconnected, AF_UNIX; -1: used
     struct machine_cfg before_load;       // C: what a failed load goes back to
-    int spare_sock;                       // C: unconnected, AF_UNIX; -1: used
     struct vcpu_gate gate;                // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
