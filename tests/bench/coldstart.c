@@ -150,10 +150,11 @@ static void prepare(const struct plan *p, struct life *l)
     l->udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     inet_pton(AF_INET, p->guest, &to.sin_addr);
     must(!connect(l->udp, (struct sockaddr *)&to, sizeof(to)), "UDP to the guest");
-    l->watch = inotify_init1(IN_CLOEXEC);
-    must(inotify_add_watch(l->watch, p->dir, IN_CREATE) >= 0, p->dir);
-    if (!p->handed)
+    if (!p->handed) {
+        l->watch = inotify_init1(IN_CLOEXEC);
+        must(inotify_add_watch(l->watch, p->dir, IN_CREATE) >= 0, p->dir);
         return;
+    }
     struct sockaddr_un sa = address(l->sock);
     l->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     must(!bind(l->listener, (struct sockaddr *)&sa, sizeof(sa)) && !listen(l->listener, 8),
@@ -187,11 +188,12 @@ static void spawn(const struct plan *p, struct life *l)
     close(null);
 }
 
-// The guest is asked again and again, as a frame sent before the tap is attached is lost.
-static void until_echo(struct life *l)
+// The guest is asked again and again, as a frame sent before the tap is attached is lost; the more of us
+// there are the less often, so that asking does not eat the CPUs.
+static void until_echo(const struct plan *plan, struct life *l)
 {
     struct pollfd p[2] = {{.fd = l->udp, .events = POLLIN}, {.fd = l->api, .events = POLLIN}};
-    struct timespec step = {.tv_nsec = 100000};
+    struct timespec step = {.tv_nsec = plan->together == 1 ? 100000 : 50000 * plan->together};
     uint64_t end = now() + 20000000000u;
     char b[16];
     while (!l->echo || !l->loaded) {
@@ -242,7 +244,7 @@ static void live(const struct plan *p, struct life *l)
     l->asked = p->handed && !p->shell ? l->spawn : now();
     if (!p->handed || p->shell)
         ask(l->api, "/snapshot/load", l->body);
-    until_echo(l);
+    until_echo(p, l);
     if (p->touch)
         touch(p, l);
 }
@@ -310,6 +312,8 @@ static int batch(const struct plan *p, unsigned from)
         bad |= waitpid(pid[k], &status, 0) != pid[k] || status;
     for (int k = 0; k < BARRIERS; k++)
         close(pipes[k][0]);
+    // A killed monitor's ring lets go of its tap and locks a little later.
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     return bad;
 }
 

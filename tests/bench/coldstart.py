@@ -53,9 +53,11 @@ class Variant:
         if cold:
             drop_cache(snap + ".mem")
         try:
-            out = run(b.tool, "lives", *args, str(n), b.names.prefix, work, GUEST, work + "/load", str(together), *cmd)
+            rt = ["chrt", "-r", "1"] if b.args.rt and together == 1 else []
+            out = run(*rt, b.tool, "lives", *args, str(n), b.names.prefix, work, GUEST, work + "/load", str(together), *cmd)
         finally:
             shutil.rmtree(work)
+            time.sleep(together / 100)  # the kernel takes so many VMs down for a while
         return [json.loads(line) for line in out.splitlines()]
 
 
@@ -260,12 +262,13 @@ def main():
     ap.add_argument("--rounds", type=int, default=0)
     ap.add_argument("--clones", type=int, default=0, help="density: up to so many (500)")
     ap.add_argument("--out", default=None, help="folder of the report (docs/benchmarks)")
+    ap.add_argument("--rt", action="store_true", help="real-time priority for the clocks of one restore")
     args = ap.parse_args()
     args.secs = 0
     if not os.access("/dev/kvm", os.R_OK | os.W_OK) or os.geteuid():
         print("bench-coldstart: needs /dev/kvm and root (taps in network namespaces): skipped")
         return
-    work = tempfile.mkdtemp(prefix="mayfly-cold-", dir="/var/tmp")
+    work = tempfile.mkdtemp(prefix="mayfly-cold-", dir="/var/tmp")  # a disk, not memory
     with Names(os.path.join(os.path.abspath(args.build), "mayflyctl"), 200) as names:
         b = Bench(args, names, work)
         result = {"facts": facts(args), "skipped": b.skipped}
