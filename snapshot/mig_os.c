@@ -14,7 +14,7 @@
 static long os_send(void *c, enum mig_ch ch, const struct iovec *v, int n)
 {
     struct mig_run *r = c;
-    struct msghdr h = {.msg_iovlen = (size_t)n};
+    struct msghdr h = {.msg_iovlen = (__typeof__(h.msg_iovlen))n}; // size_t, in musl int
 
     memcpy(&h.msg_iov, &v, sizeof(v)); // sending takes it as const
     ssize_t k = sendmsg(r->fd[ch], &h, MSG_DONTWAIT | MSG_NOSIGNAL);

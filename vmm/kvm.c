@@ -183,12 +183,15 @@ void kvm_msi(void *ctx, uint64_t addr, uint32_t data)
         atomic_fetch_add_explicit(&vm->metrics.msi_failed, 1, memory_order_relaxed);
 }
 
+// Every x86-64 has both leaves, and asking which is the highest costs a trap of its own in a virtual machine.
 bool kvm_is_pvm(void)
 {
     unsigned a, b, c, d;
-    bool vmx = __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5);
-    bool svm = __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2);
-    return !vmx && !svm;
+
+    __cpuid(1, a, b, c, d);
+    bool vmx = c & 1u << 5;
+    __cpuid(0x80000001, a, b, c, d);
+    return !vmx && !(c & 1u << 2);
 }
 
 void kvm_close(struct vm *vm)
