@@ -61,7 +61,7 @@ static void net_reset(struct vio_dev *d)
     struct net *n = net_of(d);
     net_rx_unstage(n); // the queues are gone already, so this only forgets
     n->status &= (uint16_t)~S_ANNOUNCE;
-    d->host->timer(d->host->ctx, d->slot, 0);
+    // A timer that is armed finds nothing due: it is the device thread's to disarm, this may be a vCPU's.
 }
 
 static void net_quiesce(struct vio_dev *d, bool on)
