@@ -295,6 +295,8 @@ int main(int argc, char **argv)
 #endif
     // A peer that goes away is an error of a write, not the end of the microVM.
     signal(SIGPIPE, SIG_IGN);
+    // Nor is a guest's write beyond RLIMIT_FSIZE.
+    signal(SIGXFSZ, SIG_IGN);
     int rc = args_parse(argc, argv, &m.args, &e);
     for (unsigned i = 0; i < m.args.npassed && rc == 0; i++)
         rc = jail_passed_add(&m.jail, m.args.passed[i], &e);

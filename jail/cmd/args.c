@@ -2,6 +2,8 @@
 // Command line of mayfly-jail: the flags of Firecracker's jailer, plus --strict and what it takes.
 #include "jail/cmd/jailer.h"
 
+#define SOCK_MODE 0600
+
 static int number(const char *flag, const char *s, uint64_t max, uint64_t *out, struct err *e)
 {
     char *end;
@@ -30,6 +32,33 @@ static bool good_id(const char *s)
 {
     size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-");
     return n >= 1 && n <= 64 && !s[n];
+}
+
+// UID:GID of the API socket.
+static int sock_owner(struct args *a, const char *v, struct err *e)
+{
+    char uid[16];
+    const char *colon = strchr(v, ':');
+    uint64_t u, g;
+    if (!colon || (size_t)(colon - v) >= sizeof(uid))
+        return err_set(e, EINVAL, "--api-sock-owner: UID:GID, not %.80s", v);
+    snprintf(uid, sizeof(uid), "%.*s", (int)(colon - v), v);
+    int rc = number("--api-sock-owner", uid, UINT32_MAX - 1, &u, e);
+    if (!rc)
+        rc = number("--api-sock-owner", colon + 1, UINT32_MAX - 1, &g, e);
+    if (!rc)
+        a->sock_uid = (uid_t)u, a->sock_gid = (gid_t)g, a->has_sock_owner = true;
+    return rc;
+}
+
+static int sock_mode(struct args *a, const char *v, struct err *e)
+{
+    size_t n = strspn(v, "01234567");
+    unsigned long mode = strtoul(v, NULL, 8);
+    if (!n || v[n] || n > 4 || mode > 0777)
+        return err_set(e, EINVAL, "--api-sock-mode: octal, at most 0777, not %.80s", v);
+    a->sock_mode = (mode_t)mode;
+    return 0;
 }
 
 static int limit(struct args *a, const char *v, struct err *e)
@@ -99,6 +128,14 @@ static int take(struct args *a, const char *flag, const char *v, struct err *e)
     } else if (!strcmp(flag, "--dir")) {
         const char *name = strrchr(v, '/');
         rc = add(a->dir, &a->n_dir, flag, v, *v == '/' && plain_path(name + 1), e);
+    } else if (!strcmp(flag, "--allow-uid")) {
+        rc = number(flag, v, UINT32_MAX - 1, &n, e);
+        if (!rc)
+            rc = add(a->allow_uid, &a->n_allow_uid, flag, v, true, e);
+    } else if (!strcmp(flag, "--api-sock-owner")) {
+        rc = sock_owner(a, v, e);
+    } else if (!strcmp(flag, "--api-sock-mode")) {
+        rc = sock_mode(a, v, e);
     } else if (!strcmp(flag, "--resource-limit")) {
         rc = limit(a, v, e);
     } else {
@@ -123,10 +160,17 @@ static int check(struct args *a, struct err *e)
         return err_set(e, EINVAL, "--uid and --gid are missing");
     if (a->has_uid != a->has_gid)
         return err_set(e, EINVAL, "--uid and --gid belong together");
-    if (!a->strict && (a->n_tap || a->n_dir || a->api_sock))
-        return err_set(e, EINVAL, "--tap, --dir and --api-sock need --strict");
+    if (!a->strict && (a->n_tap || a->n_dir || a->api_sock || a->n_allow_uid || a->has_sock_owner ||
+                       a->sock_mode != SOCK_MODE))
+        return err_set(e, EINVAL, "--tap, --dir, --allow-uid and --api-sock need --strict");
     if (a->strict && !a->api_sock)
         return err_set(e, EINVAL, "--strict needs --api-sock: the jail has no place for a socket");
+    // A monitor knows what it writes: none of it is a terabyte. 32 vCPUs, its own three threads, eight workers of
+    // io_uring, KVM's recovery thread and the one that leaves the old root are 45 tasks.
+    if (a->strict && a->fsize == RLIM_INFINITY)
+        a->fsize = 1ULL << 40;
+    if (a->strict && a->nproc == RLIM_INFINITY)
+        a->nproc = 64;
     return 0;
 }
 
@@ -134,6 +178,7 @@ int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e)
 {
     *a = (struct args){.base = "/srv/jailer",
                        .cgroup_version = 1,
+                       .sock_mode = SOCK_MODE,
                        .fsize = RLIM_INFINITY,
                        .nofile = 2048,
                        .memlock = 8 * MIB,

@@ -26,7 +26,12 @@ struct args {
     const char *cgroup[MAX_LIST]; // FILE=VALUE, checked
     const char *tap[MAX_LIST];
     const char *dir[MAX_LIST];
-    size_t n_cgroup, n_tap, n_dir;
+    const char *allow_uid[MAX_LIST]; // checked, as the monitor takes them
+    size_t n_cgroup, n_tap, n_dir, n_allow_uid;
+    uid_t sock_uid;
+    gid_t sock_gid;
+    mode_t sock_mode;
+    bool has_sock_owner;
     uint64_t fsize, nofile, memlock, nproc;
     char *const *rest; // after "--", for the monitor
     size_t n_rest;

@@ -16,6 +16,7 @@ static const char usage[] =
     "  --resource-limit fsize=|no-file=|memlock=|nproc=N ...\n"
     "strict mode, with nothing on disk and seven namespaces:\n"
     "  --strict --api-sock SOCKET   --tap NAME ...   --dir DIR ... (seen as /NAME inside)\n"
+    "  --api-sock-mode 0600   --api-sock-owner UID:GID (--uid, --gid)   --allow-uid UID ...\n"
     "  --uid and --gid may be left out: then the caller's own\n";
 
 void undo(struct run *r)

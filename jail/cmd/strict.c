@@ -8,6 +8,7 @@
 #include <grp.h>
 #include <linux/if_tun.h>
 #include <linux/mount.h>
+#include <linux/securebits.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
@@ -64,11 +65,14 @@ static int listen_at(struct run *r)
         unlink(r->a->api_sock);
     close(fd);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    umask(0177);
+    umask(0777 & ~r->a->sock_mode);
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
     r->socket = true;
-    if (listen(fd, 64) || (r->a->has_uid && lchown(r->a->api_sock, r->a->uid, r->a->gid)))
+    bool named = r->a->has_sock_owner;
+    if (((named || r->a->has_uid) && lchown(r->a->api_sock, named ? r->a->sock_uid : r->a->uid,
+                                            named ? r->a->sock_gid : r->a->gid)) ||
+        listen(fd, 64))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
     return fd;
 }
@@ -82,7 +86,14 @@ static int open_tap(struct run *r, const char *name)
     // TUNSETIFF would make a tap that is not there.
     if (!if_nametoindex(name))
         die(r, "--tap %s: there is no such interface in this network namespace", name);
-    if (fd < 0 || ioctl(fd, TUNSETIFF, &ifr))
+    // Whoever had it before may be about to let go of it.
+    const struct timespec pause = {.tv_nsec = 5000000};
+    int rc = fd < 0 ? -1 : ioctl(fd, TUNSETIFF, &ifr);
+    for (int i = 0; rc && errno == EBUSY && i < 40; i++) {
+        nanosleep(&pause, NULL);
+        rc = ioctl(fd, TUNSETIFF, &ifr);
+    }
+    if (rc)
         die(r, "--tap %s: %s", name, strerror(errno));
     return fd;
 }
@@ -107,22 +118,36 @@ static void open_all(struct strict *s)
         hand(s, "tap:", r->a->tap[i], open_tap(r, r->a->tap[i]), (int)(4 + i));
 }
 
+static void write_map(struct strict *s, pid_t pid, const char *file, const char *text)
+{
+    char path[64];
+    ssize_t n = (ssize_t)strlen(text);
+    snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+    _cleanup_(close_fdp) int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, (size_t)n) != n)
+        die(s->r, "user namespace: %s: %s%s", path, strerror(errno),
+            s->r->a->n_allow_uid && errno == EPERM ? " (--allow-uid takes root)" : "");
+}
+
+// The monitor's own user and group, and whom --allow-uid names: who connects is shown as a user of this namespace,
+// and all that it does not know look alike. Nobody inside can become one of them.
 static void map_ids(struct strict *s, pid_t pid)
 {
-    const struct {
-        const char *file;
-        bool value;
-        unsigned id;
-    } maps[] = {{"uid_map", true, s->uid}, {"setgroups", false, 0}, {"gid_map", true, s->gid}};
-    for (size_t i = 0; i < ARRAY_SIZE(maps); i++) {
-        char path[64], text[64];
-        snprintf(path, sizeof(path), "/proc/%d/%s", pid, maps[i].file);
-        int n = maps[i].value ? snprintf(text, sizeof(text), "%u %u 1", maps[i].id, maps[i].id)
-                              : snprintf(text, sizeof(text), "deny");
-        _cleanup_(close_fdp) int fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0 || write(fd, text, (size_t)n) != n)
-            die(s->r, "user namespace: %s: %s", path, strerror(errno));
+    const struct args *a = s->r->a;
+    char text[MAX_LIST * 26 + 64];
+    int n = snprintf(text, sizeof(text), "%u %u 1\n", s->uid, s->uid);
+    for (size_t i = 0; i < a->n_allow_uid; i++) {
+        unsigned long uid = strtoul(a->allow_uid[i], NULL, 10);
+        bool known = uid == s->uid;
+        for (size_t k = 0; k < i; k++)
+            known |= uid == strtoul(a->allow_uid[k], NULL, 10);
+        if (!known)
+            n += snprintf(text + n, sizeof(text) - (size_t)n, "%lu %lu 1\n", uid, uid);
     }
+    write_map(s, pid, "uid_map", text);
+    write_map(s, pid, "setgroups", "deny");
+    snprintf(text, sizeof(text), "%u %u 1", s->gid, s->gid);
+    write_map(s, pid, "gid_map", text);
 }
 
 // Inside: an empty tmpfs takes the place of the root; the directories asked for are bound into it.
@@ -149,7 +174,7 @@ static void empty_root(struct run *r)
 static _Noreturn void become_monitor(struct strict *s)
 {
     struct run *r = s->r;
-    const char *argv[128];
+    const char *argv[192];
     char words[4][64], passed[ARRAY_SIZE(s->h)][64], dirs[MAX_LIST][256], c;
     struct err e;
 
@@ -160,9 +185,10 @@ static _Noreturn void become_monitor(struct strict *s)
         die(r, "cgroup namespace: %s", strerror(errno));
     setsid();
     jail_drop_bounding();
-    // Before the tmpfs: it refuses files of a user that this namespace does not know. The capabilities
-    // stay, as neither user is this namespace's root, or both are.
-    if (setresgid(s->gid, s->gid, s->gid) || setresuid(s->uid, s->uid, s->uid))
+    // Before the tmpfs: it refuses files of a user that this namespace does not know. The capabilities are needed a
+    // little longer, also where --allow-uid has made the caller root in here.
+    if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) ||
+        setresgid(s->gid, s->gid, s->gid) || setresuid(s->uid, s->uid, s->uid))
         die(r, "user %u, group %u: %s", s->uid, s->gid, strerror(errno));
     empty_root(r);
     set_limits(r);
@@ -181,6 +207,10 @@ static _Noreturn void become_monitor(struct strict *s)
         snprintf(dirs[i], sizeof(dirs[i]), "%s", strrchr(r->a->dir[i], '/'));
         argv[n++] = "--allow-dir";
         argv[n++] = dirs[i];
+    }
+    for (size_t i = 0; i < r->a->n_allow_uid; i++) {
+        argv[n++] = "--allow-uid";
+        argv[n++] = r->a->allow_uid[i];
     }
     for (size_t i = 0; i < r->a->n_rest && n < ARRAY_SIZE(argv) - 1; i++)
         argv[n++] = r->a->rest[i];

@@ -59,6 +59,22 @@ def cgroup_v1(controller):
     raise unittest.SkipTest(f"this host mounts no cgroup v1 hierarchy with {controller}")
 
 
+def has_v1(controller):
+    try:
+        return bool(cgroup_v1(controller))
+    except unittest.SkipTest:
+        return False
+
+
+def device():
+    """MAJOR:MINOR of a whole disk of this host."""
+    for name in sorted(os.listdir("/sys/block")):
+        if not name.startswith(("loop", "ram", "zram", "dm-", "md")):
+            with open(f"/sys/block/{name}/dev") as f:
+                return f.read().strip()
+    raise unittest.SkipTest("this host has no disk")
+
+
 def cgroup_v2(*controllers):
     with open("/proc/mounts") as f:
         for line in f:
@@ -149,10 +165,14 @@ class Arguments(Base):
                 ("--cgroup-version", "0"), ("--parent-cgroup", "../x"), ("--parent-cgroup", "/x"),
                 ("--parent-cgroup", "a//b"), ("--resource-limit", "cpu=1"), ("--resource-limit", "fsize=-1"),
                 ("--resource-limit", "fsize=1k"), ("--exec-file", "/"), ("--exec-file", "/tmp/.."),
-                ("--tap", "tap0"), ("--dir", "/tmp"), ("--surprise", "1"), ("surprise", "1")):
+                ("--tap", "tap0"), ("--dir", "/tmp"), ("--allow-uid", "0"), ("--allow-uid", "root"),
+                ("--api-sock-mode", "888"), ("--api-sock-mode", "0660"), ("--api-sock-mode", "1777"),
+                ("--api-sock-owner", "0"), ("--api-sock-owner", "0:x"), ("--api-sock-owner", "0:0"),
+                ("--surprise", "1"), ("surprise", "1")):
             with self.subTest(f"{flag} {value}"):
                 words = [w for k, v in {**good, flag: value}.items() for w in (k, v)]
-                self.refused([JAIL, *words], flag if flag.startswith("--") else "unknown flag")
+                text = flag if flag.startswith("--") else "unknown flag"
+                self.refused([JAIL, *words], "--api-sock" if flag.startswith("--api-sock") else text)
 
     def test_missing_value_and_flags(self):
         self.refused([JAIL], "--id")
@@ -352,9 +372,19 @@ class Compat(Base):
     def test_cgroup_v1(self):
         pids, cpuset = cgroup_v1("pids"), cgroup_v1("cpuset")
         parent = f"mayfly-{os.getpid()}"
-        p = self.hold(self.compat_words("--cgroup", "pids.max=77", "--cgroup", "cpuset.cpus=0",
+        wanted = {"cpu": ("cpu.shares", "512"), "memory": ("memory.limit_in_bytes", str(1 << 28)),
+                  "blkio": ("blkio.throttle.write_bps_device", f"{device()} 10485760")}
+        wanted = {c: w for c, w in wanted.items() if has_v1(c)}
+        more = [w for name, value in wanted.values() for w in ("--cgroup", f"{name}={value}")]
+        p = self.hold(self.compat_words("--cgroup", "pids.max=77", "--cgroup", "cpuset.cpus=0", *more,
                                         "--parent-cgroup", parent, tail=["hold"]))
+        mounts = [pids, cpuset, *(cgroup_v1(c) for c in wanted)]
         try:
+            for controller, (name, value) in wanted.items():
+                with open(f"{cgroup_v1(controller)}/{parent}/{self.vm_id}/{name}") as f:
+                    self.assertEqual(f.read().strip(), value)
+                with open(f"{cgroup_v1(controller)}/{parent}/{self.vm_id}/cgroup.procs") as f:
+                    self.assertEqual(f.read().split(), [str(p.pid)])
             with open(f"/proc/{p.pid}/cgroup") as f:
                 text = f.read()
             self.assertIn(f"pids:/{parent}/{self.vm_id}", text)
@@ -366,7 +396,7 @@ class Compat(Base):
         finally:
             p.kill()
             p.wait()
-            for mount in (pids, cpuset):
+            for mount in mounts:
                 os.rmdir(f"{mount}/{parent}/{self.vm_id}")
                 os.rmdir(f"{mount}/{parent}")
 
@@ -444,6 +474,36 @@ class Strict(Base):
         with socket.socket(socket.AF_UNIX) as s:
             s.bind(self.sock)
         self.assertIn("confined", self.run_jail(self.strict_words()).stdout)
+
+    def test_socket_as_asked(self):
+        self.hold(self.strict_words("--api-sock-mode", "0660", "--api-sock-owner", "777:888", tail=["hold"]))
+        st = os.stat(self.sock)
+        self.assertEqual((st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)), (777, 888, 0o660))
+
+    def test_limits(self):
+        self.assertEqual(self.limits(), {"file size": 1 << 40, "core file size": 0, "open files": 256,
+                                         "locked memory": 8 << 20, "processes": 64})
+        flags = [w for k in ("fsize=1000000", "no-file=300", "memlock=65536", "nproc=40")
+                 for w in ("--resource-limit", k)]
+        self.assertEqual(self.limits(*flags), {"file size": 1000000, "core file size": 0, "open files": 256,
+                                               "locked memory": 65536, "processes": 40})
+
+    def limits(self, *flags):
+        self.sock += "x"
+        p = self.hold(self.strict_words(*flags, tail=["hold"]))
+        with open(f"/proc/{self.child(p)}/limits") as f:
+            found = re.findall(r"^Max (file size|core file size|open files|locked memory|processes) +(\d+) +(\d+)",
+                               f.read(), re.M)
+        for name, soft, hard in found:
+            self.assertEqual(soft, hard, name)
+        return {name: int(hard) for name, _, hard in found}
+
+    def test_tasks_limit_holds(self):
+        """No room for a second thread, and none for the child that waits for the old root's unmount."""
+        p = self.run_jail(self.strict_words("--resource-limit", "nproc=1", tail=["hold"]))
+        self.assertNotIn("confined", p.stdout)
+        self.assertIn("confined", self.run_jail(self.strict_words("--resource-limit", "nproc=1")).stdout)
+        self.assertIn("confined", self.run_jail(self.strict_words(*pids_group(1)[0])).stdout)
 
     def test_socket_path_is_not_followed(self):
         target = os.path.join(self.dir, "target")
@@ -537,13 +597,16 @@ class Strict(Base):
         self.assertEqual(held, [str(pid)])
 
     def test_cgroup_v2(self):
-        mount = cgroup_v2("pids", "memory", "cpu")
+        mount = cgroup_v2("pids", "memory", "cpu", "io")
+        limit = f"{device()} rbps=max wbps=10485760 riops=max wiops=max"
         p = self.hold(self.strict_words("--cgroup-version", "2", "--cgroup", "pids.max=50", "--cgroup",
-                                        "memory.max=104857600", "--cgroup", "cpu.weight=50", tail=["hold"]))
+                                        "memory.max=104857600", "--cgroup", "cpu.weight=50", "--cgroup",
+                                        f"io.max={limit}", tail=["hold"]))
         pid = self.child(p)
         with open(f"/proc/{pid}/cgroup") as f:
             self.assertIn(f"0::/misbehave/{self.vm_id}", f.read())
-        for name, value in (("pids.max", "50"), ("memory.max", "104857600"), ("cpu.weight", "50")):
+        for name, value in (("pids.max", "50"), ("memory.max", "104857600"), ("cpu.weight", "50"),
+                            ("io.max", limit)):
             with open(f"{mount}/misbehave/{self.vm_id}/{name}") as f:
                 self.assertEqual(f.read().strip(), value)
         p.terminate()

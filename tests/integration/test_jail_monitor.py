@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real monitor, jailed and plain: what a live microVM holds (J4, J7), and what it cannot reach."""
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -58,14 +60,38 @@ class Base(unittest.TestCase):
             m.p.kill()
         m.p.wait()
 
-    def strict(self, net, *tail):
+    def strict(self, net, *tail, flags=()):
         self.fill(self.data)
         m = JailedMonitor(os.path.join(self.dir, "api"), self.dir, [
             JAIL, "--strict", "--id", f"m{os.getpid()}-{next(lib.COUNT)}", "--exec-file", lib.MAYFLY,
             "--uid", str(UID), "--gid", str(GID), "--api-sock", os.path.join(self.dir, "api"),
-            "--netns", f"/run/netns/{net.name}", "--tap", "tap0", "--dir", self.data, "--", *tail])
+            "--netns", f"/run/netns/{net.name}", "--tap", "tap0", "--dir", self.data, *flags, "--", *tail])
         self.addCleanup(self.end, m)
         return m
+
+    def answer_to(self, uid, sock):
+        """What the API says to a process of that user."""
+        r, w = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(sock)
+                    try:
+                        s.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                    except BrokenPipeError:
+                        pass  # refused before it was asked
+                    os.write(w, s.recv(4096))
+            finally:
+                os._exit(0)
+        os.close(w)
+        with open(r, "rb") as f:
+            said = f.read().decode()
+        os.waitpid(pid, 0)
+        return said
 
     def boot(self, m, net, folder="/data"):
         m.put("/boot-source", kernel_image_path=f"{folder}/kernel",
@@ -144,6 +170,59 @@ class Jailed(Base):
         self.assertFalse(os.path.exists(m.sock))
         self.assertFalse(os.path.exists(f"/proc/{pid}"))
 
+    def test_restored(self):
+        """The same holds for a microVM from a snapshot, and what it wrote is its user's alone."""
+        net = self.netns()
+        os.chown(self.data, UID, GID)
+        m = self.strict(net)
+        self.boot(m, net)
+        m.patch("/vm", state="Paused")
+        victim = os.path.join(self.dir, "victim")
+        with open(victim, "w") as f:
+            f.write("precious")
+        for name in ("state", "mem"):  # a file that is there already is replaced, a link too
+            os.symlink(victim, os.path.join(self.data, name))
+        m.put("/snapshot/create", snapshot_path="/data/state", mem_file_path="/data/mem")
+        for name in ("state", "mem"):
+            st = os.lstat(os.path.join(self.data, name))
+            self.assertTrue(stat.S_ISREG(st.st_mode))
+            self.assertEqual((st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)), (UID, GID, 0o600))
+        with open(victim) as f:
+            self.assertEqual(f.read(), "precious")
+        m.p.terminate()
+        m.p.wait(10)
+        again = self.strict(net)
+        again.put("/snapshot/load", snapshot_path="/data/state",
+                  mem_backend={"backend_type": "File", "backend_path": "/data/mem"}, resume_vm=True)
+        self.assertEqual(net.http("GET", "/")[0], 200)
+        with open(f"/proc/{again.p.pid}/task/{again.p.pid}/children") as f:
+            self.assert_confined(int(f.read()))
+        self.power_off(again, net)
+
+    def test_file_size_limit(self):
+        """A guest that writes where its jail's limit ends gets an error; the monitor is not killed for it."""
+        net = self.netns()
+        m = self.strict(net, flags=["--resource-limit", "fsize=524288"])
+        self.boot(m, net)
+        self.assertEqual(net.http("PUT", "/sector/1", b"x" * 512)[0], 200)
+        self.assertEqual(net.http("PUT", "/sector/1500", b"x" * 512)[0], 500)
+        self.assertEqual(net.http("PUT", "/sector/2", b"x" * 512)[0], 200)
+        self.power_off(m, net)
+
+    def test_allowed_users(self):
+        """SO_PEERCRED through the user namespace, where every user that it does not know is 65534."""
+        for allow, yes, no in (((0, 1234), (0, 1234), (1235, 65534)), ((1234, 1234), (1234,), (0, 65534)),
+                               ((UID,), (UID,), (0, 1234, 65534))):
+            with self.subTest(allow):
+                flags = [w for uid in allow for w in ("--allow-uid", str(uid))]
+                m = self.strict(self.netns(), flags=["--api-sock-mode", "0666", *flags])
+                for uid in yes:
+                    self.assertIn(" 200 ", self.answer_to(uid, m.sock), uid)
+                for uid in no:
+                    self.assertIn("may not use the API", self.answer_to(uid, m.sock), uid)
+                m.p.terminate()
+                m.p.wait(10)
+
     def test_strict_refuses_paths(self):
         net = self.netns()
         m = self.strict(net)
@@ -202,6 +281,43 @@ class Jailed(Base):
             self.netns().connect(timeout=1)
 
 
+    def test_bridged(self):
+        """A guest that sends into its own namespace finds nobody; over the operator's bridge it finds the other."""
+        a, b = self.netns(), self.netns()
+        folders = [os.path.join(self.dir, "a"), os.path.join(self.dir, "b")]
+
+        def guest(net, folder, addr, mac, more=""):
+            self.dir, self.data = folder, os.path.join(folder, "data")
+            os.makedirs(self.data, exist_ok=True)
+            m = self.strict(net)
+            m.put("/boot-source", kernel_image_path="/data/kernel", boot_args=f"ip={addr}/24 {more}")
+            m.put("/network-interfaces/e", iface_id="e", host_dev_name="tap0", guest_mac=mac)
+            m.put("/actions", action_type="InstanceStart")
+            return m
+
+        def ask():
+            """Round trips from the first guest to the second, as the first one counted them."""
+            m = guest(a, folders[0], "172.30.0.8", "06:00:ac:1e:00:08",
+                      "mode=netbench bench.op=pingpong bench.dst=172.30.0.9 bench.secs=1")
+            m.p.wait(30)
+            found = re.search(r"BENCH (\{.*\})", m.console())
+            self.assertTrue(found, m.console() + m.err())
+            return json.loads(found[1])
+
+        other = guest(b, folders[1], "172.30.0.9", "06:00:ac:1e:00:09")
+        self.assertIn("nobody at the destination", ask().get("error", ""))
+        a.ip("link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", b.name)
+        for net in (a, b):
+            net.ip("link", "add", "br0", "type", "bridge")
+            for port in ("tap0", "cable"):
+                net.ip("link", "set", port, "master", "br0")
+            for link in ("cable", "br0"):
+                net.ip("link", "set", link, "up")
+        self.assertGreater(ask()["packets"], 0)
+        other.p.terminate()
+        other.p.wait(10)
+
+
 class Plain(Base):
     def test_confined(self):
         net = self.netns()
@@ -242,6 +358,29 @@ class Plain(Base):
                 code, _ = m.api("PUT", "/boot-source", {"kernel_image_path": path}, check=False)
                 self.assertEqual(code, 400)
         m.put("/boot-source", kernel_image_path=lib.guest())
+
+    def test_allowed_users(self):
+        m = lib.Monitor("--allow-uid", "1234", "--allow-uid", "4321", "--api-sock-mode", "666")
+        self.addCleanup(self.end, m)
+        os.chmod(os.path.dirname(m.sock), 0o755)
+        for uid in (1234, 4321):
+            self.assertIn(" 200 ", self.answer_to(uid, m.sock))
+        for uid in (0, 1235, 65534):
+            self.assertIn("may not use the API", self.answer_to(uid, m.sock))
+
+    def test_files_are_private(self):
+        """Logs, metrics and snapshots, made under an open umask."""
+        names = [os.path.join(self.data, n) for n in ("log", "metrics", "state", "mem")]
+        m = lib.Monitor("--allow-dir", self.data, "--allow-dir", lib.GUESTS, "--log-path", names[0],
+                        preexec_fn=lambda: os.umask(0))
+        self.addCleanup(self.end, m)
+        m.put("/metrics", metrics_path=names[1])
+        m.boot()
+        m.patch("/vm", state="Paused")
+        m.put("/snapshot/create", snapshot_path=names[2], mem_file_path=names[3])
+        for name in names:
+            self.assertEqual(stat.S_IMODE(os.stat(name).st_mode), 0o600, name)
+        self.assertEqual(sorted(os.listdir(self.data)), ["log", "mem", "metrics", "state"])
 
     def test_inherited(self):  # J3
         extra = os.open("/etc/passwd", os.O_RDONLY)

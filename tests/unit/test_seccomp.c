@@ -130,6 +130,19 @@ START_TEST(never)
         ck_assert_int_eq(try_call(f, SCMP_SYS(clone), thread), DENIED);
         const uint64_t sock[6] = {AF_UNIX, SOCK_STREAM, 0, 0, 0, 0};
         ck_assert_int_eq(try_call(f, SCMP_SYS(socket), sock), DENIED);
+        // What sets up or restores a vCPU ends when the microVM is configured.
+        static const unsigned long sets[] = {
+            KVM_SET_REGS,   KVM_SET_SREGS,    KVM_SET_MSRS,        KVM_SET_LAPIC,
+            KVM_SET_XSAVE,  KVM_SET_XCRS,     KVM_SET_FPU,         KVM_SET_CPUID,
+            KVM_SET_CPUID2, KVM_SET_MP_STATE, KVM_SET_VCPU_EVENTS, KVM_SET_DEBUGREGS};
+        for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
+            const uint64_t set[6] = {JAIL_FD_VCPU, sets[i], 0, 0, 0, 0};
+            ck_assert_int_eq(try_call(f, SCMP_SYS(ioctl), set), DENIED);
+        }
+        const uint64_t vcpu[6] = {JAIL_FD_VM, KVM_CREATE_VCPU, 0, 0, 0, 0};
+        ck_assert_int_eq(try_call(f, SCMP_SYS(ioctl), vcpu), DENIED);
+        const uint64_t vm[6] = {JAIL_FD_KVM, KVM_CREATE_VM, 0, 0, 0, 0};
+        ck_assert_int_eq(try_call(f, SCMP_SYS(ioctl), vm), DENIED);
     }
 }
 END_TEST

@@ -15,10 +15,11 @@
 // #syscalls:control ioctl(KVM_GET_XSAVE@VCPU, KVM_GET_XSAVE2@VCPU, KVM_GET_XCRS@VCPU)
 // #syscalls:control ioctl(KVM_GET_DEBUGREGS@VCPU, KVM_GET_LAPIC@VCPU, KVM_GET_TSC_KHZ@VCPU)
 // #syscalls:control ioctl(KVM_GET_MSRS@VCPU, KVM_GET_VCPU_EVENTS@VCPU, KVM_KVMCLOCK_CTRL@VCPU)
-// #syscalls:control ioctl(KVM_SET_MP_STATE@VCPU, KVM_SET_REGS@VCPU, KVM_SET_SREGS@VCPU)
-// #syscalls:control ioctl(KVM_SET_XSAVE@VCPU, KVM_SET_XCRS@VCPU, KVM_SET_DEBUGREGS@VCPU)
-// #syscalls:control ioctl(KVM_SET_LAPIC@VCPU, KVM_SET_TSC_KHZ@VCPU, KVM_SET_MSRS@VCPU)
-// #syscalls:control ioctl(KVM_SET_VCPU_EVENTS@VCPU, KVM_GET_CLOCK@VM, KVM_SET_CLOCK@VM)
+// #syscalls:control ioctl(KVM_GET_CLOCK@VM)
+// #syscalls:config ioctl(KVM_SET_MP_STATE@VCPU, KVM_SET_REGS@VCPU, KVM_SET_SREGS@VCPU)
+// #syscalls:config ioctl(KVM_SET_XSAVE@VCPU, KVM_SET_XCRS@VCPU, KVM_SET_DEBUGREGS@VCPU)
+// #syscalls:config ioctl(KVM_SET_LAPIC@VCPU, KVM_SET_TSC_KHZ@VCPU, KVM_SET_VCPU_EVENTS@VCPU)
+// #syscalls:config ioctl(KVM_SET_CLOCK@VM)
 // #syscalls:control clock_gettime
 
 #define MSR_TSC          0x10u
