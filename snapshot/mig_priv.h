@@ -21,7 +21,8 @@
 #define MIG_ID        16
 #define MIG_BLOB_MAX  (1024 * 1024 + 4096)
 #define MIG_BEAT_NS   (NSEC_PER_SEC / 2)
-#define MIG_SILENT_NS (5 * NSEC_PER_SEC) // see struct mig's silence
+#define MIG_SILENT_NS (5 * NSEC_PER_SEC)  // see struct mig's silence
+#define MIG_STEP_NS   (30 * NSEC_PER_SEC) // one step of a peer that is there takes no longer
 #define MIG_MS        1000000ULL
 
 enum mig_ch { MIG_URGENT, MIG_BULK };
@@ -139,6 +140,7 @@ struct mig {
     uint64_t cursor; // S: where bulk goes on
     uint64_t begun, paused_at, round_at, round_bytes;
     uint64_t pulled, sum;
+    uint64_t progress; // T: when a page came last, or all had come
     uint64_t silence;  // a peer not heard of for so long is gone
     uint64_t gathered; // words of a bitmap so far
     // S: paused, the offer may stand in the record, the target was told, it runs there.

@@ -39,6 +39,7 @@ static int pulled(struct mig *m, uint64_t page, uint64_t n, const uint8_t *data)
         for (uint64_t i = p; i < p + k; i++)
             m->todo[i / 64] &= ~(1ULL << i % 64);
         m->pulled += k;
+        m->progress = m->io->now(m->ctx);
         atomic_fetch_sub(&m->st.remaining_pages, k);
         landed(m, p, k);
     }

@@ -5,9 +5,26 @@
 #define ANNOUNCE_ROUNDS 5 // after 50, 150, 250 ... ms
 #define HELLO_LEN       112u
 
+// The reason of a refusal is read before the connection ends: bytes that nobody reads would reset it.
+static void linger(struct mig *m)
+{
+    uint64_t until = m->io->now(m->ctx) + NSEC_PER_SEC;
+    bool open[2] = {true, true};
+
+    while ((open[0] || open[1]) && m->io->now(m->ctx) < until && !m->stop) {
+        for (int i = 0; i < 2; i++) {
+            long k = open[i] ? m->io->recv(m->ctx, (enum mig_ch)i, m->ch[i].buf, MIG_PAYLOAD) : 0;
+            open[i] = k > 0 || k == -EAGAIN;
+        }
+        m->io->wait(m->ctx, (open[0] ? MIG_EV_URGENT_IN : 0u) | (open[1] ? MIG_EV_BULK_IN : 0u),
+                    until);
+    }
+}
+
 static int refuse(struct mig *m, int rc)
 {
-    mig_put(m, MIG_URGENT, M_REFUSE, 0, 0, m->e.msg, strlen(m->e.msg));
+    if (mig_put(m, MIG_URGENT, M_REFUSE, 0, 0, m->e.msg, strlen(m->e.msg)) == 0)
+        linger(m);
     return rc;
 }
 
@@ -171,7 +188,7 @@ static int take(struct mig *m)
     int rc = arb_take(m);
     if (rc == 0) {
         m->committed = m->known = true;
-        atomic_store(&m->st.state, MIG_ACTIVE);
+        atomic_store(&m->st.state, m->up ? MIG_ACTIVE : MIG_PAUSED);
         atomic_store(&m->st.epoch, m->epoch);
         m->silence = MIG_SILENT_NS;
         return start_call(m, MIG_C_ACTIVATE);
@@ -194,6 +211,7 @@ static int on_called(struct mig *m)
         if (rc)
             return refuse(m, rc);
         m->restored = true;
+        m->progress = m->io->now(m->ctx);
         return mig_put(m, MIG_URGENT, M_PREPARED, m->sum, 0, NULL, 0);
     }
     if (m->call == MIG_C_ACTIVATE) {
@@ -246,6 +264,7 @@ static int drained(struct mig *m)
     if (!m->running || m->drained || m->armed)
         return 0;
     m->drained = true;
+    m->progress = m->io->now(m->ctx);
     return m->up ? mig_put(m, MIG_URGENT, M_DRAINED, m->pulled, m->sum, NULL, 0) : 0;
 }
 
@@ -253,7 +272,6 @@ static void link_down(struct mig *m, int rc)
 {
     m->io->hangup(m->ctx);
     m->up = false;
-    m->drained = m->freed = false; // said again on the next link
     if (m->armed || !m->running) {
         mig_fail(m, rc, "the link is down");
         atomic_store(&m->st.state, MIG_PAUSED);
@@ -271,6 +289,8 @@ static int link_up(struct mig *m)
     if (rc)
         return rc;
     m->up = true;
+    m->drained = m->freed = false; // said again on this link
+    m->progress = m->io->now(m->ctx);
     m->e.msg[0] = 0;
     atomic_fetch_add(&m->st.recoveries, 1);
     atomic_store(&m->st.state, MIG_ACTIVE);
@@ -297,7 +317,11 @@ static int turn(struct mig *m)
         rc = drained(m);
     if (rc == 0)
         rc = announce(m);
-    return rc || !m->up ? rc : mig_beat(m);
+    if (rc || !m->up)
+        return rc;
+    // A peer that pings but brings nothing of what is due has lost a message: a new link finds out which.
+    bool due = m->running && (m->armed || m->drained);
+    return due && m->io->now(m->ctx) - m->progress >= MIG_STEP_NS ? -ETIMEDOUT : mig_beat(m);
 }
 
 // Everything is here, and nobody waits for an answer any more.
@@ -313,22 +337,23 @@ static bool complete(const struct mig *m)
 
 static int work(struct mig *m)
 {
-    while (!complete(m)) {
+    for (;;) {
+        if (!m->up && m->running && m->io->reconnect(m->ctx) && link_up(m))
+            link_down(m, -EPIPE);
         if (here(m)) // what is left to do is to announce it
             atomic_store(&m->st.state, MIG_DONE);
+        if (complete(m))
+            return 0;
         if (m->stop || (m->cancel && !m->offered))
             return -ECANCELED;
         if (m->give_up && m->armed && !m->up)
             return -EOWNERDEAD;
-        if (!m->up && m->running && m->io->reconnect(m->ctx) && link_up(m))
-            link_down(m, -EPIPE);
         int rc = turn(m);
         if (rc && (!m->offered || rc == -ESTALE))
             return rc;
         if (rc)
             link_down(m, rc);
     }
-    return 0;
 }
 
 int mig_target(struct mig *m)

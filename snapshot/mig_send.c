@@ -10,18 +10,20 @@ static void stage(struct mig *m, enum mig_stage s)
     atomic_store(&m->st.stage, s);
 }
 
-// Waits for a message of the target, answering its requests meanwhile; until 0: as long as it is heard of.
+// Waits for a message of the target, answering its requests meanwhile; until 0: while it is heard of, within
+// reason.
 static int await(struct mig *m, enum mig_type type, uint64_t until)
 {
+    uint64_t limit = until ? until : m->io->now(m->ctx) + MIG_STEP_NS;
     int rc = 0;
 
     while (rc == 0 && !(m->seen & 1u << type)) {
         uint64_t now = m->io->now(m->ctx);
-        if (until && now >= until)
+        if (now >= limit)
             return -ETIMEDOUT;
         if (m->stop || (m->cancel && !m->offered))
             return -ECANCELED;
-        m->io->wait(m->ctx, MIG_EV_URGENT_IN, until ? until : now + MIG_BEAT_NS);
+        m->io->wait(m->ctx, MIG_EV_URGENT_IN, MIN(limit, now + MIG_BEAT_NS));
         rc = mig_serve(m);
         if (rc == 0 && !until)
             rc = mig_beat(m);
@@ -136,6 +138,7 @@ static int stop_and_copy(struct mig *m)
         rc = mig_put_bits(m, MIG_BULK, M_ABSENT);
     } else {
         rc = mig_send_round(m, false);
+        atomic_store(&m->st.remaining_pages, 0);
     }
     return rc ? rc : mig_put_blob(m, M_STATE);
 }

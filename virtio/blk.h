@@ -51,7 +51,7 @@ struct blk_metrics *blk_metrics(struct blk *b);
 struct limiter *blk_limiter(struct blk *b);
 uint64_t blk_bytes(const struct blk *b); // of the image
 int blk_fd(struct blk *b);               // of the image in use, or about to be: stays the device's
-int blk_sync(struct blk *b); // what was written is on the disk; 0 or -errno. VM paused
+int blk_sync(struct blk *b);             // what was written is on the disk; 0 or -errno. VM paused
 // Takes the locks of image and layer, or lets them go: a disk that moves to another host. VM paused.
 int blk_hold(struct blk *b, bool hold, struct err *e);
 

@@ -23,9 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ARRAY_SIZE(a)    (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)        ((a) < (b) ? (a) : (b))
-#define MAX(a, b)        ((a) > (b) ? (a) : (b))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)     ((a) < (b) ? (a) : (b))
+#define MAX(a, b)     ((a) > (b) ? (a) : (b))
 #undef PAGE_SIZE // musl's limits.h has one too, signed
 #define PAGE_SIZE        4096ULL
 #define KIB              1024ULL

@@ -26,10 +26,10 @@ deps-bench: deps
 SKIPS ?=
 # The suites are built after their packages are there, so by a second make.
 check: deps
-	$(Q)$(MAKE) --no-print-directory all unit
+	$(Q)$(MAKE) --no-print-directory all unit sim
 	$(Q)python3 tests/run.py --build $(B) $(if $(SKIPS),--skips $(SKIPS)) unit integration
 
 check-san: deps
 	$(Q)$(MAKE) --no-print-directory guests
-	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined all unit
+	$(Q)$(MAKE) --no-print-directory SANITIZE=address,undefined all unit sim
 	$(Q)python3 tests/run.py --build build/address-undefined $(if $(SKIPS),--skips $(SKIPS)) unit integration

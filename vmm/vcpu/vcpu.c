@@ -237,7 +237,8 @@ static void *vcpu_main(void *arg)
                 check_stall(v);
                 break;
             } else if (errno == EFAULT) {
-                finish(v, VCPU_END_MEMORY, "guest memory is gone: its file was cut short, or its page server ended");
+                finish(v, VCPU_END_MEMORY,
+                       "guest memory is gone: its file was cut short, or its page server ended");
                 break;
             } else {
                 char text[120];
