@@ -214,6 +214,8 @@ int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 {
     bool started = vm->state != VM_NOT_STARTED;
 
+    if (atomic_load(&vm->ended)) // half a start may lie behind: nothing is built on it
+        return err_set(e, EPERM, "The microVM has ended.");
     if (started == want_started)
         return 0;
     return err_set(e, EPERM, "The requested operation is not supported %s starting the microVM.",
