@@ -155,6 +155,7 @@ PLAIN(put_metrics, metrics, vm_put_metrics)
 PLAIN(put_serial, serial, vm_put_serial)
 PLAIN(put_create, create, snapshot_create)
 PLAIN(put_load, load, snapshot_load)
+PLAIN(put_working_set, working_set, snapshot_working_set)
 PLAIN(put_send, send, migration_send)
 PLAIN(put_receive, receive, migration_receive)
 
@@ -234,6 +235,7 @@ static const struct route routes[] = {
     {VERB_PUT, "migration", "cancel", ANY, put_cancel, &t_nothing, "Migration error: ", NULL},
     {VERB_PUT, "migration", "finalize", ANY, put_finalize, &t_nothing, "Migration error: ", NULL},
     {VERB_PUT, "snapshot", "create", POST, put_create, &t_create, "Create snapshot error: ", NULL},
+    {VERB_PUT, "snapshot", "working-set", POST, put_working_set, &t_working_set, "Working set error: ", NULL},
     {VERB_PUT, "snapshot", "load", PRE, put_load, &t_load, "Load snapshot error: ", NULL},
 };
 

@@ -151,6 +151,7 @@ static const struct json_field load_f[] = {
     {"snapshot_path", J_STR, REQ, AT(snapshot_load, snapshot_path), NO_HAS, .min = 1},
     {"mem_file_path", J_STR, OPT, AT(snapshot_load, mem_file_path), NO_HAS, .min = 1},
     {"mem_backend", J_OBJ, OPT, AT(snapshot_load, mem_backend), offsetof(struct snapshot_load, has_mem_backend), .sub = &t_backend},
+    {"working_set_path", J_STR, OPT, AT(snapshot_load, working_set_path), NO_HAS, .min = 1},
     {"track_dirty_pages", J_BOOL, OPT, AT(snapshot_load, track_dirty_pages), NO_HAS},
     {"enable_diff_snapshots", J_BOOL, OPT, AT(snapshot_load, track_dirty_pages), NO_HAS},
     {"resume_vm", J_BOOL, OPT, AT(snapshot_load, resume_vm), NO_HAS},
@@ -160,6 +161,10 @@ static const struct json_field load_f[] = {
     {"drive_overrides", J_LIST, OPT, AT(snapshot_load, drives), offsetof(struct snapshot_load, ndrives), .sub = &t_drive_over},
 };
 const struct json_type t_load = TYPE(snapshot_load, load_f);
+static const struct json_field working_set_f[] = {
+    {"working_set_path", J_STR, REQ, AT(snapshot_working_set, working_set_path), NO_HAS, .min = 1},
+};
+const struct json_type t_working_set = TYPE(snapshot_working_set, working_set_f);
 
 static const struct json_field channels_f[] = {
     {"urgent", J_STR, REQ, AT(migration_channels, urgent), NO_HAS, .min = 1},

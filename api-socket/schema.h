@@ -80,6 +80,7 @@ union wire {
     struct state_wire state;
     struct snapshot_create create;
     struct snapshot_load load;
+    struct snapshot_working_set working_set;
     struct migration_send send;
     struct migration_receive receive;
     struct recover_wire recover;
@@ -89,7 +90,7 @@ union wire {
 int cpu_from_wire(const struct cpu_wire *w, struct cpu_mods *out, struct err *e);
 
 extern const struct json_type t_machine, t_machine_patch, t_boot, t_drive, t_drive_patch, t_net,
-    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load, t_send,
-    t_receive, t_recover, t_nothing, t_cpu;
+    t_net_patch, t_logger, t_metrics, t_serial, t_action, t_state, t_create, t_load, t_working_set,
+    t_send, t_receive, t_recover, t_nothing, t_cpu;
 
 #endif

@@ -5,6 +5,7 @@
 #include "snapshot/codec.h"
 #include "snapshot/memfile.h"
 #include "snapshot/snapshot.h"
+#include "snapshot/wset.h"
 #include "vmm/version.h"
 
 static void *scratch(size_t size)
@@ -56,7 +57,8 @@ static int choose_pages(struct vm *vm, struct memfile_head *h, uint64_t *bits, s
         return rc;
     if (h->kind == MEMFILE_DIFF && !no_id(h->parent)) {
         if (l->origin == MEM_FILE && vm_pagemap_fd(vm) >= 0)
-            return pages_own(m, vm_pagemap_fd(vm), bits, e);
+            return (rc = pages_own(m, vm_pagemap_fd(vm), bits, e)) ? rc
+                                                                   : wset_subtract(vm, bits, e);
         if (logged)
             return 0;
     }

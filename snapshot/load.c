@@ -8,6 +8,7 @@
 #include "snapshot/memfile.h"
 #include "snapshot/pager.h"
 #include "snapshot/snapshot.h"
+#include "snapshot/wset.h"
 
 static int read_state(int fd, struct snap_blob *b, struct vm_saved **s, struct err *e)
 {
@@ -117,7 +118,7 @@ struct loading {
     struct snap_blob blob;
     struct vm_saved *s;
     struct vm_restore_opts o;
-    int mem_fd;
+    int mem_fd, wset_fd;
     bool paged;
 };
 
@@ -134,6 +135,12 @@ static int open_all(struct loading *x, struct err *e)
         return fd;
     if (!x->paged && (x->mem_fd = path_open(x->vm, mem, "backend_path", O_RDONLY, x->fds, e)) < 0)
         return x->mem_fd;
+    if (l->working_set_path[0] && x->paged)
+        return err_set(e, EINVAL, "working_set_path: only with a File backend");
+    if (l->working_set_path[0] &&
+        (x->wset_fd =
+             path_open(x->vm, l->working_set_path, "working_set_path", O_RDONLY, x->fds, e)) < 0)
+        return x->wset_fd;
     int rc = read_state(fd, &x->blob, &x->s, e);
     if (rc == 0 && !x->paged)
         rc = check_memory(x->mem_fd, &x->blob, x->s, e);
@@ -154,6 +161,8 @@ static int build(struct loading *x, struct err *e)
                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
                                                                          : MEM_PAGES_SMALL,
                             e);
+    if (rc == 0 && x->wset_fd >= 0)
+        rc = wset_prefetch(x->vm, x->wset_fd, x->blob.id, e);
     if (rc == 0)
         rc = vm_restore(x->vm, x->s, &x->o, e);
     if (rc) {
@@ -175,6 +184,7 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
                         .l = l,
                         .fds = fds,
                         .mem_fd = -1,
+                        .wset_fd = -1,
                         .paged = paged,
                         .o = {.track_dirty_pages = paged && l->track_dirty_pages,
                               .resume = l->resume_vm,
@@ -188,5 +198,6 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
         rc = build(&x, e);
     vm_saved_free(x.s);
     close_fdp(&x.mem_fd);
+    close_fdp(&x.wset_fd);
     return rc;
 }

@@ -36,11 +36,16 @@ struct snapshot_load { // paths may be fd:N
     char mem_file_path[CFG_PATH_MAX]; // deprecated spelling of a File backend; or the next two
     struct mem_backend_cfg mem_backend;
     bool has_mem_backend;
+    char working_set_path[CFG_PATH_MAX]; // pages to bring in before the guest runs
     bool track_dirty_pages, resume_vm, clock_realtime;
     bool any_cpu; // load although this host's CPU lacks what the recording one had
     unsigned nnets, ndrives;
     struct net_override nets[CFG_MAX_NETS];
     struct drive_override drives[CFG_MAX_DRIVES];
+};
+
+struct snapshot_working_set {
+    char working_set_path[CFG_PATH_MAX];
 };
 
 // The microVM is paused. On failure nothing has its name but what had it before.
@@ -51,5 +56,10 @@ int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passe
 // another load.
 int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fds *fds,
                   struct err *e);
+
+// Which pages were touched since the load, into a file for later loads of the same snapshot. Loaded from a File;
+// running or paused.
+int snapshot_working_set(struct vm *vm, const struct snapshot_working_set *c,
+                         struct passed_fds *fds, struct err *e);
 
 #endif

@@ -108,6 +108,7 @@ struct vm_lineage {
     uint32_t made;         // ids handed out
     uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
     int mem_fd;            // MEM_FILE: the file below; else -1
+    const uint64_t *copied; // MEM_FILE: pages that a working set copied ahead of time; NULL: none
     int server;            // MEM_PAGED: connection to the page server; else -1
     uint64_t *seen;        // MEM_PAGED: the watch's bitmap
     _Atomic bool ending;   // the helper must come back from where it is

@@ -17,6 +17,11 @@ class SnapshotCase(GuestCase):
         self.dir = tempfile.mkdtemp(prefix="mayfly-snap-")
         self.addCleanup(shutil.rmtree, self.dir, True)
 
+    def monitor(self, *args, **kw):
+        m = super().monitor(*args, **kw)
+        self.monitors = getattr(self, "monitors", []) + [m]
+        return m
+
     def path(self, name):
         return os.path.join(self.dir, name)
 
@@ -248,6 +253,78 @@ class Diff(SnapshotCase):
             self.load(other, "d")
 
 
+class WorkingSet(SnapshotCase):
+    def record(self, ns, work, name="ws", **kw):
+        m = self.monitor(netns=ns)
+        self.load(m, **kw)
+        for path in work:
+            self.assertEqual(ns.http("GET", path)[0], 200)
+        m.put("/snapshot/working-set", working_set_path=self.path(name))
+        return m
+
+    def count(self, name="ws"):
+        with open(self.path(name), "rb") as f:
+            data = f.read()
+        half = (len(data) - 48) // 2
+        return [bin(int.from_bytes(data[48 + i * half:48 + (i + 1) * half], "little")).count("1") for i in (0, 1)]
+
+    def test_record_and_prefetch(self):
+        ns = self.netns()
+        self.saved(ns, keep=True).patch("/vm", state="Resumed")
+        ns.http("GET", "/touch?mib=4&seed=1")  # so that the snapshot has data to read and to overwrite
+        m = self.monitors[-1]
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        m.kill(signal.SIGTERM)
+        m = self.record(ns, ["/touch?mib=1&seed=2", "/sum?mib=4"])
+        want = self.get(ns, "/sum?mib=4")
+        m.kill(signal.SIGTERM)
+        written, read = self.count()
+        self.assertGreaterEqual(written, 256)
+        self.assertLess(written, 1000)
+        self.assertGreaterEqual(read, 700)
+        m = self.monitor(netns=ns)
+        self.load(m, working_set_path=self.path("ws"))
+        m.put("/snapshot/working-set", working_set_path=self.path("again"))
+        self.assertGreaterEqual(self.count("again")[0], written - 16, "the written set is there before it is written")
+        # What was copied ahead of time but not written is in no Diff.
+        m.patch("/vm", state="Paused")
+        self.create(m, "d", snapshot_type="Diff")
+        self.create(m, "d-full")
+        self.assertLess(merge(self.path("a.mem"), self.path("d.mem"), self.path("merged")), 200)
+        with open(self.path("merged"), "rb") as f, open(self.path("d-full.mem"), "rb") as g:
+            self.assertTrue(f.read() == g.read()[:-4096])
+        m.patch("/vm", state="Resumed")
+        ns.http("GET", "/touch?mib=1&seed=2")
+        self.assertEqual(self.get(ns, "/sum?mib=4")["sum"], want["sum"])
+
+    def test_refused(self):
+        ns = self.netns()
+        self.saved(ns)
+        self.saved(ns, "b")
+        self.record(ns, []).kill(signal.SIGTERM)
+        with open(self.path("ws"), "rb") as f:
+            good = f.read()
+        m = self.monitor(netns=ns)
+        bad = {"short": good[:-1], "long": good[:40], "flip": good[:100] + bytes([good[100] ^ 1]) + good[101:]}
+        for name, data in bad.items():
+            with open(self.path(name), "wb") as f:
+                f.write(data)
+            with self.assertRaisesRegex(ApiError, "working set|damaged"):
+                self.load(m, working_set_path=self.path(name))
+        with self.assertRaisesRegex(ApiError, "not a working set of this"):
+            self.load(m, "b", working_set_path=self.path("ws"))
+        with self.assertRaisesRegex(ApiError, "cannot open"):
+            self.load(m, working_set_path=self.path("none"))
+        self.load(m)
+        self.get(ns, "/counter")
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns)
+        with self.assertRaisesRegex(ApiError, "loaded from a File"):
+            m.put("/snapshot/working-set", working_set_path=self.path("ws2"))
+
+
 class Refused(SnapshotCase):
     def refuse(self, m, text, **kw):
         status, body = self.load(m, check=False, **kw)
@@ -345,6 +422,7 @@ class Refused(SnapshotCase):
             "create": (m, {"snapshot_path": path + "x", "mem_file_path": path + "y", "snapshot_type": "Full"}),
             "load": (fresh, {"snapshot_path": path, "track_dirty_pages": False, "resume_vm": False,
                              "mem_backend": {"backend_type": "File", "backend_path": self.path("a.mem")},
+                             "working_set_path": path,
                              "network_overrides": [{"iface_id": "eth0", "host_dev_name": ns.tap}],
                              "drive_overrides": []})}
         for name, (mon, base) in bases.items():

@@ -174,6 +174,13 @@ int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passe
     return err_set(e, ENOTSUP, "no snapshots here");
 }
 
+int snapshot_working_set(struct vm *vm, const struct snapshot_working_set *c,
+                         struct passed_fds *fds, struct err *e)
+{
+    (void)vm, (void)c, (void)fds;
+    return err_set(e, ENOTSUP, "no snapshots here");
+}
+
 int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fds *fds,
                   struct err *e)
 {

@@ -73,7 +73,7 @@ bool page_is_zero(const void *page)
 
 // #syscalls:config ioctl(PAGEMAP_SCAN@PAGEMAP)
 // #syscalls:control ioctl(PAGEMAP_SCAN@PAGEMAP)
-static int scan(const struct mem_region *r, int fd, uint64_t *bits)
+static int scan(const struct mem_region *r, int fd, bool own, uint64_t *bits)
 {
     struct scan_region got[256];
     uint64_t base = (uint64_t)(uintptr_t)r->host;
@@ -82,10 +82,11 @@ static int scan(const struct mem_region *r, int fd, uint64_t *bits)
                          .end = base + r->size,
                          .vec = (uint64_t)(uintptr_t)got,
                          .vec_len = ARRAY_SIZE(got),
-                         .inverted = SCAN_FILE | SCAN_ZERO,
-                         .mask = SCAN_FILE | SCAN_ZERO,
+                         .inverted = own ? SCAN_FILE | SCAN_ZERO : 0,
+                         .mask = own ? SCAN_FILE | SCAN_ZERO : SCAN_FILE | SCAN_PRESENT,
                          .anyof = SCAN_PRESENT | SCAN_SWAPPED,
-                         .ret = SCAN_FILE}; // never set here: so neighbours come as one region
+                         .ret =
+                             SCAN_FILE}; // alike for all that match: neighbours come as one region
     while (a.start < a.end) {
         int n = ioctl(fd, SCAN, &a);
         if (n < 0)
@@ -100,7 +101,7 @@ static int scan(const struct mem_region *r, int fd, uint64_t *bits)
 
 // #syscalls:config preadv2(0)
 // #syscalls:control preadv2(0)
-static int read_map(const struct mem_region *r, int fd, uint64_t *bits)
+static int read_map(const struct mem_region *r, int fd, bool own, uint64_t *bits)
 {
     uint64_t buf[512], base = (uint64_t)(uintptr_t)r->host / PAGE_SIZE, n = r->size / PAGE_SIZE;
 
@@ -110,22 +111,43 @@ static int read_map(const struct mem_region *r, int fd, uint64_t *bits)
         if (got <= 0 || got % 8)
             return got < 0 ? -errno : -EIO;
         for (ssize_t i = 0; i < got / 8; i++, p++)
-            if (buf[i] & (MAP_PRESENT | MAP_SWAPPED) && !(buf[i] & MAP_FILE_BIT))
+            if (buf[i] & (MAP_PRESENT | MAP_SWAPPED) && !(buf[i] & MAP_FILE_BIT) == own)
                 pages_set(bits, r->file_off / PAGE_SIZE + p, 1);
     }
     return 0;
 }
 
-int pages_own(const struct guest_mem *m, int fd, uint64_t *bits, struct err *e)
+static int look(const struct guest_mem *m, int fd, bool own, uint64_t *bits, struct err *e)
 {
     int rc = 0;
 
-    if (fd < 0)
-        pages_set(bits, 0, m->size / PAGE_SIZE);
-    for (unsigned i = 0; fd >= 0 && i < m->n && rc == 0; i++) {
-        rc = scan(&m->r[i], fd, bits);
+    for (unsigned i = 0; i < m->n && rc == 0; i++) {
+        rc = scan(&m->r[i], fd, own, bits);
         if (rc == -ENOTTY || rc == -EINVAL)
-            rc = read_map(&m->r[i], fd, bits);
+            rc = read_map(&m->r[i], fd, own, bits);
     }
     return rc ? err_set(e, EIO, "cannot read the page map: %s", strerror(-rc)) : 0;
+}
+
+bool page_is_same(const void *a, const void *b)
+{
+    const uint64_t *p = a, *q = b;
+
+    for (size_t i = 0; i < PAGE_SIZE / sizeof(*p); i++)
+        if (p[i] != q[i])
+            return false;
+    return true;
+}
+
+int pages_own(const struct guest_mem *m, int fd, uint64_t *bits, struct err *e)
+{
+    if (fd >= 0)
+        return look(m, fd, true, bits, e);
+    pages_set(bits, 0, m->size / PAGE_SIZE);
+    return 0;
+}
+
+int pages_shared(const struct guest_mem *m, int fd, uint64_t *bits, struct err *e)
+{
+    return look(m, fd, false, bits, e);
 }

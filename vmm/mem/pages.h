@@ -21,6 +21,9 @@ uint8_t *pages_at(const struct guest_mem *m, uint64_t off, uint64_t *len);
 // /proc/self/pagemap (-1: every page is named). Errors: -EIO.
 int pages_own(const struct guest_mem *m, int pagemap_fd, uint64_t *bits, struct err *e);
 
+// Sets the bits of pages of a mapped file that this process has touched (or were mapped with one that it did).
+int pages_shared(const struct guest_mem *m, int pagemap_fd, uint64_t *bits, struct err *e);
+
 // Sets the bits of [first, first + n).
 void pages_set(uint64_t *bits, uint64_t first, uint64_t n);
 
@@ -28,5 +31,6 @@ void pages_set(uint64_t *bits, uint64_t first, uint64_t n);
 uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first);
 
 bool page_is_zero(const void *page);
+bool page_is_same(const void *a, const void *b);
 
 #endif

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Working sets: which pages a clone touched, so that the next one has them before it asks.
+//
+// The file (docs/snapshot-format.md) keeps pages written and pages read apart, since the first are copied ahead
+// of time and the second only mapped: a page populated for reading would fault again at the first write.
+#ifndef SNAPSHOT_WSET_H
+#define SNAPSHOT_WSET_H
+
+#include "vmm/state.h"
+
+// After mem_back_file. Brings the pages in; what cannot be had now comes when it is touched. Refused: a file that is
+// none, is damaged, or is of another snapshot than `id`.
+int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *e);
+
+// Clears the bits of pages that were copied ahead of time and never written.
+int wset_subtract(struct vm *vm, uint64_t *bits, struct err *e);
+
+#endif
