@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from lib import UnixHTTP, guest
+from lib import UnixHTTP, guest, run
 from test_snapshot import SnapshotCase
 
 SECONDS = float(os.environ.get("MAYFLY_STRESS_SECONDS", "25"))
@@ -266,6 +266,100 @@ class Leaks(SnapshotCase):
         self.assertEqual(sorted(os.listdir(self.dir)), ["small"])
         m.patch("/vm", state="Resumed")
         self.assertEqual(ns.http("GET", "/")[0], 200)
+
+
+class Host(SnapshotCase):
+    """The host takes things away under a running guest: the guest sees errors, the monitor goes on."""
+
+    def small_fs(self, size):
+        small = self.path("small")
+        os.mkdir(small)
+        run("mount", "-t", "tmpfs", "-o", f"size={size}", "none", small)
+        self.addCleanup(run, "umount", "-l", small)
+        return small
+
+    def test_full_file_system_under_an_image(self):
+        ns, small = self.netns(), self.small_fs("1m")
+        disk, filler = os.path.join(small, "disk"), os.path.join(small, "filler")
+        with open(disk, "wb") as f:
+            f.truncate(8 << 20)
+        m = self.monitor("--log-path", os.path.join(small, "log"), "--metrics-path", os.path.join(small, "metrics"),
+                         netns=ns)
+        m.boot(netns=ns, drives=[disk])
+        self.assertEqual(ns.http("PUT", "/sector/1", b"a" * 512)[0], 200)
+        with open(filler, "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(b"x" * 4096)
+            except OSError:
+                pass
+        self.assertGreaterEqual(ns.http("PUT", "/sector/9000", b"b" * 512)[0], 400)
+        self.assertEqual(ns.http("GET", "/sector/1")[1], b"a" * 512)
+        m.put("/actions", action_type="FlushMetrics")
+        os.unlink(filler)
+        self.assertEqual(ns.http("PUT", "/sector/9000", b"b" * 512)[0], 200)
+        m.p.terminate()
+        self.assertEqual(m.wait_exit(), 0)
+
+    def test_image_cut_short(self):
+        ns, disk = self.netns(), self.disk(8)
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns, drives=[disk])
+        self.assertEqual(ns.http("GET", "/sector/16000")[0], 200)
+        os.truncate(disk, 1 << 20)
+        self.assertGreaterEqual(ns.http("GET", "/sector/16000")[0], 400)
+        self.assertEqual(ns.http("GET", "/sector/3")[0], 200)
+        m.patch("/vm", state="Paused")
+        m.patch("/vm", state="Resumed")
+        self.assertEqual(ns.http("GET", "/sector/3")[0], 200)
+
+    def test_tap_goes_away(self):
+        """Link down, a line in the log, no busy monitor; the rest and the end work."""
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.boot("tick=10", netns=ns, drives=[self.disk()])
+        ns.http("GET", "/")
+        ns.ip("link", "del", ns.tap)
+        m.wait_for(lambda: "the tap is gone" in m.log(), 5, "word of the tap's end")
+        with open(f"/proc/{m.p.pid}/stat") as f:
+            before = f.read().split()
+        time.sleep(0.5)
+        with open(f"/proc/{m.p.pid}/stat") as f:
+            after = f.read().split()
+        self.assertLess(int(after[14]) - int(before[14]), 25, "user time of a monitor that has nothing to do")
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        m.patch("/vm", state="Resumed")
+        m.p.terminate()
+        self.assertEqual(m.wait_exit(), 0)
+
+    def test_no_way_out_of_the_allowed_directory(self):
+        """.., links and bind mounts beneath it, slashes after it: what is outside stays outside."""
+        inside, outside = self.path("in"), self.path("out")
+        os.mkdir(inside)
+        os.mkdir(outside)
+        for d in (inside, outside):
+            with open(os.path.join(d, "disk"), "wb") as f:
+                f.truncate(1 << 20)
+        os.symlink(outside, os.path.join(inside, "link"))
+        os.symlink("../out/disk", os.path.join(inside, "file"))
+        os.symlink("disk", os.path.join(inside, "same"))
+        m = self.monitor("--allow-dir", inside + "//")
+        d = {"drive_id": "d", "is_root_device": False}
+        for bad in ("/../out/disk", "/link/disk", "/file", "/./../out/disk", "2/disk", "/sub/../../out/disk",
+                    "/proc/self/root" + outside + "/disk"):
+            with self.subTest(path=bad):
+                status, body = m.api("PUT", "/drives/d", {**d, "path_on_host": inside + bad}, check=False)
+                self.assertEqual(status, 400, body)
+                self.assertRegex(body["fault_message"], "not beneath|cannot open")
+        for bad in (outside + "/disk", "in/disk", "", inside, inside + "/", "/etc/passwd", "/dev/kvm"):
+            self.assertEqual(m.api("PUT", "/drives/d", {**d, "path_on_host": bad}, check=False)[0], 400, bad)
+        for bad in ("/link/log", "/../out/log", "/file", "/same"):
+            self.assertEqual(m.api("PUT", "/logger", {"log_path": inside + bad}, check=False)[0], 400, bad)
+        self.assertEqual(os.listdir(outside), ["disk"])
+        for good in ("/disk", "//disk", "/./disk", "/same"):
+            self.assertEqual(m.api("PUT", "/drives/d", {**d, "path_on_host": inside + good}, check=False)[0], 204, good)
+
 
 
 if __name__ == "__main__":
