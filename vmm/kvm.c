@@ -13,28 +13,51 @@ static int pin(struct vm *vm, int fd, enum vm_fd which, unsigned index, struct e
     return vm->opts.pin && fd >= 0 ? vm->opts.pin(fd, which, index, e) : fd;
 }
 
+static void *ask(void *arg)
+{
+    struct vm *vm = arg;
+
+    vm->cpuid_ask.rc = cpuid_supported(vm->kvm_fd, &vm->cpuid_host, &vm->cpuid_ask.err);
+    return NULL;
+}
+
+// Which CPUID it supports costs KVM a trap for each leaf where the host is a virtual machine itself, 0.3 ms
+// together. So a thread asks while the VM is made; it is gone before privileges are given away.
+// #syscalls:boot openat
+int kvm_ask(struct vm *vm, struct err *e)
+{
+    int fd = vm->opts.kvm_fd > 0 ? vm->opts.kvm_fd : open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(e, errno, "cannot open /dev/kvm: %s%s", strerror(errno),
+                       errno == ENOENT ? " (this host has no KVM)" : "");
+    vm->kvm_fd = pin(vm, fd, VM_FD_KVM, 0, e);
+    if (vm->kvm_fd < 0)
+        return vm->kvm_fd;
+    vm->cpuid_ask.on = pthread_create(&vm->cpuid_ask.thread, NULL, ask, vm) == 0;
+    if (!vm->cpuid_ask.on)
+        ask(vm);
+    return 0;
+}
+
+static int answer(struct vm *vm, struct err *e)
+{
+    if (vm->cpuid_ask.on)
+        pthread_join(vm->cpuid_ask.thread, NULL);
+    vm->cpuid_ask.on = false;
+    if (vm->cpuid_ask.rc && e)
+        *e = vm->cpuid_ask.err;
+    return vm->cpuid_ask.rc;
+}
+
 // Again when a smaller machine is rebuilt:
 // #syscalls:config ioctl(KVM_GET_VCPU_MMAP_SIZE@KVM, KVM_CREATE_VM@KVM)
 // #syscalls:config ioctl(KVM_SET_IDENTITY_MAP_ADDR@VM, KVM_SET_TSS_ADDR@VM, KVM_ENABLE_CAP@VM)
-// #syscalls:boot openat
 int kvm_open(struct vm *vm, struct err *e)
 {
-    if (vm->kvm_fd < 0) {
-        int fd = vm->opts.kvm_fd > 0 ? vm->opts.kvm_fd : open("/dev/kvm", O_RDWR | O_CLOEXEC);
-        if (fd < 0)
-            return err_set(e, errno, "cannot open /dev/kvm: %s%s", strerror(errno),
-                           errno == ENOENT ? " (this host has no KVM)" : "");
-        vm->kvm_fd = pin(vm, fd, VM_FD_KVM, 0, e);
-        if (vm->kvm_fd < 0)
-            return vm->kvm_fd;
-    }
     int rs = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (rs < (int)sizeof(struct kvm_run))
         return err_set(e, EIO, "KVM_GET_VCPU_MMAP_SIZE: %s", strerror(errno));
     vm->run_size = (size_t)rs;
-    int rc = vm->cpuid_host.nent ? 0 : cpuid_supported(vm->kvm_fd, &vm->cpuid_host, e);
-    if (rc)
-        return rc;
     do // a ring that was left a moment ago still interrupts
         vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0UL);
     while (vm->vm_fd < 0 && errno == EINTR);
@@ -120,7 +143,9 @@ int kvm_set_cpus(struct vm *vm, struct err *e)
         .tsc_deadline = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
         .tsc_khz = (uint32_t)MAX(ioctl(vm->vcpu[0].fd, KVM_GET_TSC_KHZ, 0), 0),
     };
-    int rc = cpuid_build(&vm->cpuid_host, &topo, &vm->cpuid, e);
+    int rc = answer(vm, e);
+    if (rc == 0)
+        rc = cpuid_build(&vm->cpuid_host, &topo, &vm->cpuid, e);
     if (rc == 0 && vm->mods)
         rc = cpuid_apply_modifiers(&vm->cpuid, vm->mods->cpuid, vm->mods->ncpuid, e);
     for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++) {
@@ -196,6 +221,7 @@ bool kvm_is_pvm(void)
 
 void kvm_close(struct vm *vm)
 {
+    answer(vm, NULL);
     for (unsigned i = 0; i < vm->nvcpus; i++)
         vcpu_destroy(&vm->vcpu[i]);
     vm->nvcpus = 0;

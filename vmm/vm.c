@@ -71,6 +71,8 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     vm_catch_sigbus();
     int rc = vcpu_signals(e);
     if (rc == 0)
+        rc = kvm_ask(vm, e);
+    if (rc == 0)
         rc = loop_init(&vm->loop, &devices_loop_ops, vm, e);
     if (rc == 0 && o->pin) {
         int fd = o->pin(vm->loop.ring.ring_fd, VM_FD_RING, 0, e);

@@ -52,14 +52,20 @@ struct vm {
     int kvm_fd, vm_fd;                    // C
     size_t run_size;                      // C
     struct cpuid_table cpuid_host, cpuid; // C: what KVM supports, what the guest sees
-    struct vcpu_caps caps;                // C: of vCPU state, as this host has them
-    struct cpu_mods *mods;                // C: /cpu-config, or NULL
-    struct guest_mem mem;                 // map: C while quiet; bytes: the guest's
-    uint64_t *dirty_log;                  // C: scratch for KVM's log while pages are tracked
-    struct vm_lineage lineage;            // C
-    int spare_sock;                       // C: unconnected, AF_UNIX; -1: used
-    struct machine_cfg before_load;       // C: what a failed load goes back to
-    struct vcpu_gate gate;                // L
+    struct {                              // C: KVM being asked for the former, while the VM is made
+        pthread_t thread;
+        bool on;
+        int rc;
+        struct err err;
+    } cpuid_ask;
+    struct vcpu_caps caps;          // C: of vCPU state, as this host has them
+    struct cpu_mods *mods;          // C: /cpu-config, or NULL
+    struct guest_mem mem;           // map: C while quiet; bytes: the guest's
+    uint64_t *dirty_log;            // C: scratch for KVM's log while pages are tracked
+    struct vm_lineage lineage;      // C
+    int spare_sock;                 // C: unconnected, AF_UNIX; -1: used
+    struct machine_cfg before_load; // C: what a failed load goes back to
+    struct vcpu_gate gate;          // L
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
     bool armed;      // threads exist
@@ -101,7 +107,8 @@ struct vm {
 };
 
 // kvm.c: the VM in KVM.
-int kvm_open(struct vm *vm, struct err *e);                       // /dev/kvm, VM, split irqchip
+int kvm_ask(struct vm *vm, struct err *e);                        // /dev/kvm, its CPUID under way
+int kvm_open(struct vm *vm, struct err *e);                       // VM, split irqchip
 int kvm_set_memory(struct vm *vm, uint64_t bytes, struct err *e); // reservation and slots
 int kvm_log_dirty(struct vm *vm, struct err *e);                  // as cfg.machine says
 int kvm_set_cpus(struct vm *vm, struct err *e);                   // CPUID of all, modified by mods
