@@ -122,7 +122,7 @@ def boot(args, tmp):
     log = os.path.join(WORK, "console.log")
     lane = os.path.join(WORK, "lane")
     # One processor: with two, the kernel dies in code it patches.
-    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt", *(["-icount", "shift=1,align=off,sleep=off"] if args.icount else []),
+    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt", *(["-icount", "shift=1,align=off,sleep=on"] if args.icount else []),
             "-m", str(args.memory), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
             "-serial", f"file:{log}", "-serial", "stdio",
             "-kernel", os.path.join(lane, "vmlinuz"), "-initrd", os.path.join(lane, "initrd.gz"),

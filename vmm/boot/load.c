@@ -44,6 +44,7 @@ int boot_pread_guest(const struct guest_mem *m, uint64_t gpa, int fd, uint64_t n
     if (!p)
         return err_set(e, EINVAL, "%s at 0x%llx, %llu bytes, does not lie in RAM above 1 MiB", what,
                        (unsigned long long)gpa, (unsigned long long)n);
+    mem_dense(m, gpa, n);
     return boot_pread(fd, p, n, off, e);
 }
 

@@ -83,6 +83,16 @@ int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e)
     return 0;
 }
 
+void mem_dense(const struct guest_mem *m, uint64_t gpa, uint64_t n)
+{
+    uint8_t *p = mem_at(m, gpa, n, MEM_READ);
+    if (!p)
+        return;
+    const size_t skip = -(uintptr_t)p % HUGE_PAGE;
+    if (skip < n && n - skip >= HUGE_PAGE)
+        madvise(p + skip, (n - skip) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+}
+
 int mem_back_file(struct guest_mem *m, int fd, struct err *e)
 {
     struct stat st;

@@ -47,12 +47,16 @@ enum mem_access {
 // no access, no memory. Errors: -EINVAL, -ENOMEM.
 int mem_reserve(struct guest_mem *m, uint64_t size, struct err *e);
 
-// Transparent is asked for, else forbidden; 2M come from the host's pool (vm.nr_hugepages).
+// Transparent is asked for, else forbidden but in dense blocks (mem_dense); 2M come from the host's pool (vm.nr_hugepages).
 enum mem_pages { MEM_PAGES_SMALL, MEM_PAGES_TRANSPARENT, MEM_PAGES_2M };
 
 // Backs the whole reservation with zeroed private anonymous memory. MEM_PAGES_2M takes a size that
 // is a multiple of 2 MiB. Errors: -ENOMEM.
 int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e);
+
+// About to be filled from end to end (a kernel's image): the whole 2 MiB blocks in it become huge pages
+// where the host has them, one fault and one nested page table entry each in place of 512. Advice.
+void mem_dense(const struct guest_mem *m, uint64_t gpa, uint64_t n);
 
 // Backs it with fd, MAP_PRIVATE: guest writes never reach the file, unwritten pages are shared with
 // every other clone. fd must be a regular file of at least m->size bytes; it may be closed
