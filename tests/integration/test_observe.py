@@ -52,7 +52,8 @@ class Metrics(Observe):
     def test_groups_and_deltas(self):
         ns = self.netns()
         m = self.monitor("--metrics-path", self.metrics, netns=ns)
-        first = self.lines()[0]  # a line at the start
+        m.wait_for(self.lines, 10, "a line at the start")
+        first = self.lines()[0]
         m.boot(netns=ns, drives=[self.disk(4)])
         ns.http("PUT", "/sector/1", b"x" * 512)
         ns.http("GET", "/sector/1")
