@@ -28,9 +28,9 @@ class Variant:
     def __init__(self, name, bench, peer, shell):
         self.name, self.bench, self.peer, self.shell = name, bench, peer, shell
 
-    def lives(self, n, together, mem, touch=0, cold=False):
+    def lives(self, n, together, mem, touch=0, cold=False, huge=False):
         """n lives, `together` at a time: a list of dicts."""
-        b, snap = self.bench, self.bench.snapshot(self.peer, mem)
+        b, snap = self.bench, self.bench.snapshot(self.peer, mem, huge)
         work = tempfile.mkdtemp(dir=b.fast)
         load = {"snapshot_path": snap + ".state", "resume_vm": True,
                 "mem_backend": {"backend_type": "File", "backend_path": snap + ".mem"}}
@@ -80,13 +80,13 @@ class Bench:
         else:
             self.skipped = "Firecracker was skipped: PEER_FIRECRACKER names no binary that can be executed"
 
-    def snapshot(self, peer, mem):
+    def snapshot(self, peer, mem, huge=False):
         """The path of a snapshot's two files, without their endings; made when first asked for."""
-        key = (peer, mem)
+        key = (peer, mem, huge)
         if key not in self.snapshots:
-            path = os.path.join(self.work, f"{peer}-{mem}")
+            path = os.path.join(self.work, f"{peer}-{mem}{'-huge' * huge}")
             binary = self.mayfly if peer == "mayfly" else self.firecracker
-            with recorded(self, peer, binary, mem) as m:
+            with recorded(self, peer, binary, mem, huge=huge) as m:
                 m.snapshot(path)
             with open(path + ".mem", "rb") as f:  # page cache warm
                 while f.read(16 * MIB):
@@ -123,6 +123,9 @@ def clocks(b):
         for v in b.variants:
             for x in v.lives(2, 1, 128, touch=16) if r else ():
                 out.add("load asked to 16 MiB written" if v.shell else "spawn to 16 MiB written", v.name,
+                        (x["touched"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
+            for x in v.lives(2, 1, 128, touch=16, huge=True) if r and v.peer == "mayfly" else ():
+                out.add(("load asked" if v.shell else "spawn") + " to 16 MiB written, huge_pages Transparent", v.name,
                         (x["touched"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
             for x in v.lives(1, 1, 128, cold=True) if r else ():
                 out.add("the same, page cache dropped, 128 MiB: " +
@@ -186,7 +189,7 @@ def density(b):
         b.names.grow(n)
         time.sleep(1)
         before = meminfo()
-        made = {k: (start[k] - before[k]) / max(b.names.grown, 1) for k in ("MemAvailable", "Slab")}
+        made = (start["MemAvailable"] - before["MemAvailable"]) / b.names.grown if b.names.grown >= 100 else None
         t = clone(b, n, "--keep")
         pids = [x["pid"] for x in t["each"]]
         time.sleep(3)
@@ -198,7 +201,7 @@ def density(b):
         sample = pids[:: max(1, n // 20)]
         row = {"n": n, "total_ms": t["total_ms"], "answered": t["answered"], "again": again["answered"],
                "again_ms": again["total_ms"], "pss_kib": sum(map(pss_kib, sample)) / len(sample),
-               "wakes_per_s": wakes / 5 / n, "netns_kib": made["MemAvailable"]}
+               "wakes_per_s": wakes / 5 / n, "netns_kib": made}
         for key, name in (("MemAvailable", "available_kib"), ("Slab", "slab_kib"), ("PageTables", "tables_kib"),
                           ("KernelStack", "stack_kib")):
             row[name] = abs(after[key] - before[key]) / n
@@ -281,7 +284,7 @@ def main():
                     plain(result[name])
                 else:
                     for row in result[name]:
-                        print("  " + "  ".join(f"{k} {num(v)}" for k, v in row.items()))
+                        print("  " + "  ".join(f"{k} {'-' if v is None else num(v)}" for k, v in row.items()))
         finally:
             shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(b.fast, ignore_errors=True)

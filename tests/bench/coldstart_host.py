@@ -76,8 +76,8 @@ def api(sock, method, path, body):
 class recorded:
     """A booted guest that answered and is paused, of either monitor; ends with the block."""
 
-    def __init__(self, b, peer, binary, mem, touch=0):
-        self.b, self.peer, self.binary, self.mem, self.touch = b, peer, binary, mem, touch
+    def __init__(self, b, peer, binary, mem, touch=0, huge=False):
+        self.b, self.peer, self.binary, self.mem, self.touch, self.huge = b, peer, binary, mem, touch, huge
 
     def __enter__(self):
         b = self.b
@@ -93,9 +93,12 @@ class recorded:
         ns = b.names.prefix + "0"
         self.p = subprocess.Popen(["ip", "netns", "exec", ns, *cmd], stdin=subprocess.DEVNULL,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        machine = {"vcpu_count": 1, "mem_size_mib": self.mem}
+        if self.huge:
+            machine["huge_pages"] = "Transparent"
         while True:
             try:
-                api(self.sock, "PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": self.mem})
+                api(self.sock, "PUT", "/machine-config", machine)
                 break
             except OSError:
                 time.sleep(0.005)

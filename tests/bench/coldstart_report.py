@@ -30,7 +30,7 @@ class Plot:
         self.title, self.x, self.y, self.lines = title, x, y, []
 
     def line(self, name, points, colour):
-        self.lines.append((name, [p for p in points if p[1] > 0], colour))
+        self.lines.append((name, [p for p in points if p[1] and p[1] > 0], colour))
 
     def svg(self):
         xs = [p[0] for _, ps, _ in self.lines for p in ps]
@@ -74,10 +74,10 @@ def names_of(samples):
 
 def table(samples, first):
     names = names_of(samples)
-    lines = [[first, ""] + names + (["to Firecracker"] if "firecracker" in names else []) +
+    lines = [[first] + names + (["to Firecracker"] if "firecracker" in names else []) +
              (["to the floor"] if "floor" in names else [])]
     for row, by in samples.items():
-        line = [str(row), ""]
+        line = [str(row)]
         for n in names:
             line.append(f"{num(median(by[n]))} ({num(p99(by[n]))})" if n in by else "-")
         ours = median(by["mayfly"] if "mayfly" in by else next(iter(by.values())))
@@ -88,9 +88,7 @@ def table(samples, first):
         if "floor" in names:
             line.append(f"{ours / median(by['floor']):.1f}" if "floor" in by else "-")
         lines.append(line)
-    for line in lines:
-        del line[1]
-    return markdown([[x[0], *x[1:]] for x in lines])
+    return markdown(lines)
 
 
 def density_table(rows):
@@ -98,8 +96,8 @@ def density_table(rows):
             "page tables", "kernel stacks", "PSS", "wake-ups a second", "a namespace", "all gone, ms"]
     keys = ["n", "answered", "again", "total_ms", "again_ms", "available_kib", "slab_kib", "tables_kib", "stack_kib",
             "pss_kib", "wakes_per_s", "netns_kib", "end_ms"]
-    return markdown([head] + [[num(r[k]) if k not in ("n", "answered", "again") else str(r[k]) for k in keys]
-                              for r in rows])
+    return markdown([head] + [["-" if r[k] is None else str(r[k]) if k in ("n", "answered", "again") else num(r[k])
+                               for k in keys] for r in rows])
 
 
 def fan_plot(fan):
@@ -141,7 +139,8 @@ is parsed, confined or asked over a network. Firecracker runs without seccomp fi
 def write_report(result, args):
     out = args.out or os.path.join(ROOT, "docs", "benchmarks")
     os.makedirs(out, exist_ok=True)
-    facts = "; ".join(f"{k} {v}" for k, v in result["facts"].items() if k != "secs")
+    facts = "; ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in result["facts"].items()
+                      if k != "secs")
     text = INTRO.format(facts=facts, skipped=(result["skipped"] + ".\n") if result["skipped"] else "")
     if "clocks" in result:
         text += f"\n## One restore\n\n{table(result['clocks'], 'clock')}\n"
