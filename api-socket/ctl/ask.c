@@ -59,8 +59,13 @@ int cmd_ask(int argc, char **argv)
     }
     j.dir = rest[0];
     raise_limits();
-    if (net_parse(&j.net, host, guest, &e) || read_list(&j, &e) || clone_run(&j, &e))
-        return ctl_fail(&e);
-    show_result(&j);
-    return j.failed != 0;
+    int rc = net_parse(&j.net, host, guest, &e);
+    if (rc == 0)
+        rc = read_list(&j, &e);
+    if (rc == 0)
+        rc = clone_run(&j, &e);
+    if (rc == 0)
+        show_result(&j);
+    job_free(&j);
+    return rc ? ctl_fail(&e) : j.failed != 0;
 }

@@ -202,6 +202,17 @@ static int run(struct job *j, struct err *e)
     return j->failed ? -EIO : 0;
 }
 
+void job_free(struct job *j)
+{
+    for (unsigned i = 0; i < j->dirs.n; i++)
+        if (j->dirs.v[i] != j->dir)
+            free_ptrp(&j->dirs.v[i]);
+    vm_saved_free(j->saved);
+    free(j->text);
+    free(j->c);
+    free(j->ns_made);
+}
+
 static int check(struct job *j, const char *host, const char *guest, struct err *e)
 {
     if (!j->state || !j->mem)
@@ -273,7 +284,11 @@ int cmd_clone(int argc, char **argv)
     if (!j.dir)
         j.dir = dir;
     raise_limits();
-    if (check(&j, host, guest, &e) || run(&j, &e))
-        return e.msg[0] ? ctl_fail(&e) : 1;
-    return 0;
+    int rc = check(&j, host, guest, &e);
+    if (rc == 0)
+        rc = run(&j, &e);
+    job_free(&j);
+    if (rc && e.msg[0])
+        ctl_fail(&e);
+    return rc != 0;
 }

@@ -60,6 +60,7 @@ int disk_overrides(const struct job *j, const struct clone *c, uint64_t i, int *
                    char *out, size_t size, struct err *e);
 void disk_remove(const struct job *j, const struct clone *c); // layers that have names
 
+void job_free(struct job *j); // what it points at
 int clone_make_namespaces(struct job *j, struct err *e);
 int clone_run(struct job *j, struct err *e);
 void clone_finish(struct job *j); // ends the clones, or leaves a list of them
