@@ -149,10 +149,13 @@ int jail_user(struct err *e)
 }
 
 // Last before untrusted bytes.
-// Should:   put filter A on every thread.
+// Should:   put filter A on every thread; let no more memory be locked, as the ring was the last to take some.
 // Must not: come before anything that is declared `boot`.
 int jail_syscalls(const struct jail *j, struct err *e)
 {
+    const struct rlimit none = {0, 0};
+    if (setrlimit(RLIMIT_MEMLOCK, &none))
+        return err_set(e, errno, "RLIMIT_MEMLOCK: %s", strerror(errno));
 #ifdef MAYFLY_DEBUG
     if (j->no_seccomp)
         return 0;

@@ -181,7 +181,8 @@ int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e)
                        .sock_mode = SOCK_MODE,
                        .fsize = RLIM_INFINITY,
                        .nofile = 2048,
-                       .memlock = 8 * MIB,
+                       .memlock =
+                           1024 * MIB, // what a ring takes counts for all monitors of one user
                        .nproc = RLIM_INFINITY};
     const struct {
         const char *name;

@@ -104,6 +104,7 @@ void leave_root(struct run *r)
 // The old root lies on top of the new one until it is detached, and ".." of the root is where that shows.
 void root_left(struct run *r)
 {
+    const struct timespec moment = {.tv_nsec = 20000};
     struct stat root, up;
     int failed;
     while (!(failed = __atomic_load_n(&r->leave_errno, __ATOMIC_ACQUIRE))) {
@@ -111,7 +112,7 @@ void root_left(struct run *r)
             die(r, "root of the jail: %s", strerror(errno));
         if (root.st_dev == up.st_dev && root.st_ino == up.st_ino)
             return;
-        sched_yield();
+        nanosleep(&moment, NULL);
     }
     die(r, "unmounting the old root: %s", strerror(failed));
 }

@@ -286,6 +286,9 @@ void strict_run(struct run *r)
         sigaddset(&signals, caught[i]);
     if (pipe2(s.go, O_CLOEXEC) || sigprocmask(SIG_BLOCK, &signals, &before))
         die(r, "pipe: %s", strerror(errno));
+    // Inside a user namespace no limit rises any more.
+    const struct rlimit lock = {r->a->memlock, r->a->memlock};
+    setrlimit(RLIMIT_MEMLOCK, &lock);
     unsigned long flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
                           (r->a->netns ? 0 : CLONE_NEWNET) | SIGCHLD;
     pid_t pid = (pid_t)syscall(SYS_clone, flags, 0, 0, 0, 0);

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hostile neighbour can take: two jailed microVMs of equal weight on one CPU, one of them flooding.
 
-The first floods its serial port and spins, or spins while its tap is flooded; the second only spins. Printed is
-the second's part of the CPU time that both got; fair is 0.50. Needs root and the cpu controller (v1 or v2).
+The first spins, floods its serial port, its disk, its timer's interrupts, registers that are not there, or spins while
+its tap is flooded; the second only spins. Printed is the second's part of the CPU time that both got; fair is 0.50.
+Needs root and the cpu controller (v1 or v2).
 """
 import os
 import shutil
@@ -34,23 +35,27 @@ def groups():
 
 
 class Jailed:
-    def __init__(self, tmp, name, kernel, flags):
+    def __init__(self, tmp, name, kernel, flags, args="", spin=True):
         self.net, self.dir = lib.Netns(), os.path.join(tmp, name)
         os.makedirs(os.path.join(self.dir, "data"))
         os.chmod(self.dir, 0o755)
         shutil.copy(lib.guest(kernel), os.path.join(self.dir, "data", "kernel"))
         os.chmod(os.path.join(self.dir, "data", "kernel"), 0o644)
+        with open(os.path.join(self.dir, "data", "disk"), "wb") as f:
+            f.truncate(256 << 20)
+        os.chown(f.name, 54321, 54321)
         sock = os.path.join(self.dir, "api")
         self.m = JailedMonitor(sock, self.dir, [
             os.path.join(lib.BUILD, "mayfly-jail"), "--strict", "--id", name, "--exec-file", lib.MAYFLY, "--uid",
             "54321", "--gid", "54321", "--api-sock", sock, "--netns", f"/run/netns/{self.net.name}", "--tap",
             "tap0", "--dir", os.path.join(self.dir, "data"), *flags])
-        with open(f"/proc/{self.m.p.pid}/task/{self.m.p.pid}/children") as f:
-            self.pid = int(f.read())
-        self.m.put("/boot-source", kernel_image_path="/data/kernel", boot_args="ip=172.30.0.2 gw=172.30.0.1")
+        self.m.put("/boot-source", kernel_image_path="/data/kernel", boot_args=f"ip=172.30.0.2 gw=172.30.0.1 {args}")
+        self.m.put("/drives/d", drive_id="d", path_on_host="/data/disk", is_root_device=False)
         self.m.put("/network-interfaces/e", iface_id="e", host_dev_name="tap0", guest_mac=self.net.mac)
         self.m.put("/actions", action_type="InstanceStart")
-        if kernel == "function":
+        with open(f"/proc/{self.m.p.pid}/task/{self.m.p.pid}/children") as f:
+            self.pid = int(f.read())
+        if kernel == "function" and spin:
             self.net.http("GET", "/spin?on=1")
 
     def cpu(self):
@@ -72,9 +77,9 @@ class Jailed:
         self.net.close()
 
 
-def measure(tmp, name, kernel, net_flood, flags):
-    a = Jailed(tmp, f"a{name}", kernel, flags)
-    b = Jailed(tmp, f"b{name}", "function", flags)
+def measure(tmp, name, flags, kernel="function", args="", spin=True, net_flood=False):
+    a = Jailed(tmp, f"a{name}-{os.getpid()}", kernel, flags, args, spin)
+    b = Jailed(tmp, f"b{name}-{os.getpid()}", "function", flags)
     stop = threading.Event()
     t = threading.Thread(target=a.flood, args=(stop,)) if net_flood else None
     try:
@@ -84,7 +89,7 @@ def measure(tmp, name, kernel, net_flood, flags):
         before = a.cpu(), b.cpu()
         time.sleep(SECONDS)
         used = a.cpu() - before[0], b.cpu() - before[1]
-        print(f"{name:16} hostile {used[0] / 100:6.2f} s  neighbour {used[1] / 100:6.2f} s  "
+        print(f"{name:12} hostile {used[0] / 100:6.2f} s  neighbour {used[1] / 100:6.2f} s  "
               f"neighbour's part {used[1] / max(sum(used), 1):.3f}", flush=True)
     finally:
         stop.set()
@@ -99,10 +104,15 @@ def main():
     flags = groups()
     tmp = tempfile.mkdtemp(prefix="mayfly-fair-")
     os.chmod(tmp, 0o755)
+    disk = f"mode=blkbench bench.depth=64 bench.secs={SECONDS * 10 + 60:.0f} bench.op="
     try:
-        measure(tmp, "spin", "function", False, flags)
-        measure(tmp, "serial", "serialflood", False, flags)
-        measure(tmp, "network", "function", True, flags)
+        measure(tmp, "spin", flags)
+        measure(tmp, "serial", flags, "serialflood")
+        measure(tmp, "network", flags, net_flood=True)
+        measure(tmp, "disk-write", flags, args=disk + "randwrite", spin=False)
+        measure(tmp, "disk-read", flags, args=disk + "randread", spin=False)
+        measure(tmp, "interrupts", flags, args="tick=50000", spin=False)
+        measure(tmp, "registers", flags, "storm", "rounds=0")
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the jail costs: spawn until the API answers, plain and jailed, one and a hundred at once.
 
-Beside them a floor: the same namespaces made by unshare(1) around a monitor. Medians and p99 in milliseconds,
+Beside them a floor, the same namespaces made by unshare(1) around a monitor, and what a pool of jailed monitors leaves
+of it: from the request to the pool until the API of each that it gave has answered. Medians and p99 in milliseconds,
 ratios to plain. The kinds take turns, so that what else runs on the host meets all alike; each round ends before the
 next begins. Needs root. BENCH_ROUNDS=60: rounds of one; a twelfth as many of a hundred.
 """
@@ -17,8 +18,8 @@ import tempfile
 import time
 
 BUILD = os.environ.get("MAYFLY_BUILD", os.path.join(os.path.dirname(__file__), "..", "..", "build"))
-MAYFLY, JAIL = (os.path.abspath(os.path.join(BUILD, n)) for n in ("mayfly", "mayfly-jail"))
-KINDS = ("plain", "unshare", "strict", "strict, --netns", "compat")
+MAYFLY, JAIL, CTL = (os.path.abspath(os.path.join(BUILD, n)) for n in ("mayfly", "mayfly-jail", "mayflyctl"))
+KINDS = ("plain", "unshare", "strict", "strict, --netns", "compat", "pool, strict")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "60"))
 
 
@@ -71,6 +72,16 @@ class Start:
 
 def measure(kind, tmp, tag, netns, at_once):
     starts = [Start(kind, tmp, f"{tag}-{i}", netns) for i in range(at_once)]
+    try:
+        await_all(starts, kind)
+    finally:
+        for s in starts:
+            s.end(kind)
+    time.sleep(0.02 if len(starts) == 1 else 0.5)  # namespaces end in the background
+    return [s.took for s in starts]
+
+
+def await_all(starts, kind):
     waiting, poll, deadline = list(starts), select.poll(), time.perf_counter() + 60
     while waiting:
         for s in waiting:
@@ -79,7 +90,7 @@ def measure(kind, tmp, tag, netns, at_once):
                 if s.sock:
                     poll.register(s.sock, select.POLLIN)
         all_there = all(s.sock for s in waiting)
-        for fd, _ in poll.poll(1000 if all_there else 0.1 if at_once > 1 else 0):
+        for fd, _ in poll.poll(1000 if all_there else 0.1 if len(starts) > 1 else 0):
             s = next(s for s in waiting if s.sock and s.sock.fileno() == fd)
             poll.unregister(fd)
             s.answer()
@@ -87,11 +98,46 @@ def measure(kind, tmp, tag, netns, at_once):
         if not all_there:
             time.sleep(0.00005)
         if time.perf_counter() > deadline:
-            sys.exit(f"{kind}: {len(waiting)} of {at_once} did not answer within a minute")
-    for s in starts:
-        s.end(kind)
-    time.sleep(0.02 if at_once == 1 else 0.5)  # namespaces end in the background
-    return [s.took for s in starts]
+            sys.exit(f"{kind}: {len(waiting)} of {len(starts)} did not answer within a minute")
+
+
+def take(path, at_once):
+    begin = time.perf_counter()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+        s.sendall(f"take {at_once}\n".encode())
+        s.shutdown(socket.SHUT_WR)
+        with s.makefile() as f:
+            given = [line.split() for line in f]
+    took, asked = [], []
+    for _, path in given:
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(path)
+        s.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        asked.append(s)
+    for s in asked:
+        if not s.recv(64).startswith(b"HTTP/1.1 200"):
+            sys.exit("the API's answer is not 200")
+        took.append((time.perf_counter() - begin) * 1e3)
+        s.close()
+    for pid, _ in given:
+        os.kill(int(pid), signal.SIGTERM)
+    return took
+
+
+def measure_pool(tmp, tag, at_once):
+    folder = os.path.join(tmp, tag)
+    p = subprocess.Popen([CTL, "pool", "--dir", folder, "--size", str(at_once), "--jail", "--uid", "54321", "--gid",
+                          "54321", "--mayfly", MAYFLY])
+    try:
+        idle = f"idle {at_once} of"
+        while idle not in subprocess.run([CTL, "pool", "status", "--dir", folder], capture_output=True,
+                                         text=True).stdout:
+            time.sleep(0.02)
+        return take(os.path.join(folder, "pool.sock"), at_once)
+    finally:
+        p.terminate()
+        p.wait()
 
 
 def main():
@@ -108,10 +154,12 @@ def main():
             took = {k: [] for k in KINDS}
             for r in range(rounds):
                 for kind in KINDS:
-                    took[kind] += measure(kind, tmp, f"b{at_once}-{r}", f"/proc/{holder.pid}/ns/net", at_once)
+                    tag = f"b{at_once}-{r}"
+                    took[kind] += measure_pool(tmp, tag, at_once) if kind.startswith("pool") else measure(
+                        kind, tmp, tag, f"/proc/{holder.pid}/ns/net", at_once)
                     for name in os.listdir(tmp):
                         path = os.path.join(tmp, name)
-                        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+                        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
             p = {k: (sorted(v)[len(v) // 2], sorted(v)[int(len(v) * 0.99)]) for k, v in took.items()}
             for kind in KINDS:
                 print(f"{at_once:4} at once  {kind:16} p50 {p[kind][0]:8.2f} ms {p[kind][0] / p['plain'][0]:5.2f}x  "

@@ -11,10 +11,12 @@ all: $(B)/misbehave
 check-syscalls: all
 	$(Q)python3 tests/jail/syscall_audit.py --build $(B)
 
-# Renews the table that docs/threat-model.md quotes.
+# Renews the table that docs/threat-model.md quotes, and its sums in the README.
+QUOTE = awk '/^<!-- syscalls -->/ {print; print ""; print "```"; while ((getline line <"$(1)") > 0) print line; \
+    print "```"; print ""; skip = 1} /^<!-- \/syscalls -->/ {skip = 0} !skip' $(2) >$(1).new && cp $(1).new $(2)
 .PHONY: syscalls-doc
 syscalls-doc: $(B)/gen/gen
-	$(Q)awk '/^<!-- syscalls -->/ {print; print ""; print "```"; \
-	    while (("$< --table" | getline line) > 0 && line != "") print line; print "```"; print ""; skip = 1} \
-	    /^<!-- \/syscalls -->/ {skip = 0} !skip && !/^<!-- syscalls -->/' docs/threat-model.md >$(B)/threat-model.md
-	$(Q)cp $(B)/threat-model.md docs/threat-model.md
+	$(Q)$< --table | sed '/^$$/,$$d' >$(B)/gen/table.txt
+	$(Q)grep -E '^(system|count|union)' $(B)/gen/table.txt >$(B)/gen/sums.txt
+	$(Q)$(call QUOTE,$(B)/gen/table.txt,docs/threat-model.md)
+	$(Q)$(call QUOTE,$(B)/gen/sums.txt,README.md)

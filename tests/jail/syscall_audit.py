@@ -22,7 +22,6 @@ UNSEEN = {
     for kind in KINDS[1:]
 }
 UNSEEN.update({
-    ("control", "getsockopt"): "with --allow-uid alone",
     ("control", "lseek"): "a block device's size; holes of a memory file",
     ("control", "preadv2"): "the page map, on kernels before 6.7",
     ("control", "unlinkat"): "a snapshot that could not be written",
