@@ -127,6 +127,7 @@ static const struct json_field create_f[] = {
     {"snapshot_path", J_STR, REQ, AT(snapshot_create, snapshot_path), NO_HAS, .min = 1},
     {"mem_file_path", J_STR, REQ, AT(snapshot_create, mem_file_path), NO_HAS, .min = 1},
     {"snapshot_type", J_ENUM, 0, AT(snapshot_create, type), NO_HAS, .names = snapshot_names},
+    {"live", J_BOOL, OPT, AT(snapshot_create, live), NO_HAS},
 };
 const struct json_type t_create = TYPE(snapshot_create, create_f);
 

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// PUT /snapshot/create: state and memory of a paused microVM into two new files.
+// PUT /snapshot/create: state and memory of a microVM, paused or running, into two new files.
 #include <sys/mman.h>
 
 #include "snapshot/codec.h"
 #include "snapshot/memfile.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/wset.h"
+#include "vmm/handover.h"
 #include "vmm/version.h"
+
+#define LIVE_ROUNDS 8
+#define LIVE_LAST   512 // pages: few enough to be written while the guest stands still
 
 static void *scratch(size_t size)
 {
@@ -42,11 +46,11 @@ int snap_all_pages(struct vm *vm, uint64_t *bits, struct err *e)
 }
 
 // What changed since h->parent, when that can be told; else everything, and h says Full.
-static int choose_pages(struct vm *vm, struct memfile_head *h, uint64_t *bits, struct err *e)
+static int choose_pages(struct vm *vm, bool logged, struct memfile_head *h, uint64_t *bits,
+                        struct err *e)
 {
     struct vm_lineage *l = vm_lineage(vm);
     struct guest_mem *m = vm_mem(vm);
-    bool logged = m->dirty && l->origin != MEM_FILE;
 
     // Fetching empties the log: if this snapshot fails, the next one has no base to differ from.
     int rc = logged ? vm_dirty_fetch(vm, bits, e) : 0;
@@ -64,22 +68,6 @@ static int choose_pages(struct vm *vm, struct memfile_head *h, uint64_t *bits, s
     }
     h->kind = MEMFILE_FULL;
     return snap_all_pages(vm, bits, e);
-}
-
-static int write_memory(struct vm *vm, struct memfile_head *h, int fd, struct err *e)
-{
-    struct guest_mem *m = vm_mem(vm);
-    size_t size = pages_words(m) * sizeof(uint64_t);
-    uint64_t *bits = scratch(size);
-
-    if (!bits)
-        return err_set(e, ENOMEM, "no memory for a bitmap");
-    h->mem_size = m->size;
-    int rc = choose_pages(vm, h, bits, e);
-    if (rc == 0)
-        rc = memfile_write(fd, m, bits, h, e);
-    munmap(bits, size);
-    return rc;
 }
 
 static int write_state(struct vm *vm, const struct memfile_head *h, int fd, struct err *e)
@@ -116,26 +104,125 @@ static void remember(struct vm *vm, const struct memfile_head *h)
         memcpy(l->base, h->id, SNAP_ID);
 }
 
+struct creating {
+    struct vm *vm;
+    struct memfile_head h;
+    struct new_file state, mem;
+    uint64_t *bits, *round; // pages of the file; pages of the round under way
+    bool logged, tracking;  // the log was on before; it is on for this snapshot alone
+};
+
+static int first_round(struct creating *x, struct err *e)
+{
+    const struct guest_mem *m = vm_mem(x->vm);
+
+    int rc =
+        choose_pages(x->vm, x->logged && vm_lineage(x->vm)->origin != MEM_FILE, &x->h, x->bits, e);
+    if (rc == 0 && x->h.kind == MEMFILE_FULL)
+        memfile_drop_zeros(m, x->bits);
+    return rc ? rc : memfile_pages(x->mem.fd, m, x->bits, e);
+}
+
+// Writes again what was dirtied since the last round; *n is how many pages that were.
+static int next_round(struct creating *x, uint64_t *n, struct err *e)
+{
+    const struct guest_mem *m = vm_mem(x->vm);
+
+    memset(x->round, 0, pages_words(m) * sizeof(*x->round));
+    int rc = vm_dirty_fetch(x->vm, x->round, e);
+    *n = 0;
+    for (size_t w = 0; w < pages_words(m); w++) {
+        *n += (uint64_t)__builtin_popcountll(x->round[w]);
+        x->bits[w] |= x->round[w];
+    }
+    return rc ? rc : memfile_pages(x->mem.fd, m, x->round, e);
+}
+
+static int track(struct creating *x, bool on, struct err *e)
+{
+    int rc = x->logged ? 0 : vm_dirty_track(x->vm, on, e);
+    x->tracking = on && rc == 0 && !x->logged;
+    return rc;
+}
+
+// The guest stands still twice: while its writes begin to be logged, and for the last of them and the state. It
+// runs on whatever becomes of the snapshot.
+static int write_live(struct creating *x, struct err *e)
+{
+    uint64_t n, had = UINT64_MAX;
+
+    int rc = vm_pause(x->vm, e);
+    if (rc == 0)
+        rc = track(x, true, e);
+    if (rc || (rc = vm_resume(x->vm, e)))
+        return rc;
+    rc = first_round(x, e);
+    for (unsigned i = 0; i < LIVE_ROUNDS && rc == 0; i++, had = n) {
+        rc = next_round(x, &n, e);
+        if (n <= LIVE_LAST || n > had - had / 4) // or it writes as fast as we do
+            break;
+    }
+    if (rc == 0 && (rc = vm_pause(x->vm, e)) == 0)
+        rc = next_round(x, &n, e);
+    return rc ? rc : write_state(x->vm, &x->h, x->state.fd, e);
+}
+
+static void go_on(struct creating *x)
+{
+    vm_pause(x->vm, NULL);
+    if (x->tracking)
+        track(x, false, NULL);
+    vm_resume(x->vm, NULL);
+}
+
+static int write_both(struct creating *x, bool live, struct err *e)
+{
+    int rc;
+
+    if (live) {
+        rc = write_live(x, e);
+        go_on(x);
+    } else {
+        rc = first_round(x, e);
+        if (rc == 0)
+            rc = write_state(x->vm, &x->h, x->state.fd, e);
+    }
+    if (rc == 0)
+        rc = memfile_trailer(x->mem.fd, x->bits, &x->h, e);
+    if (rc == 0)
+        rc = path_sync(&x->mem, "mem_file_path", e);
+    return rc ? rc : path_sync(&x->state, "snapshot_path", e);
+}
+
 int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passed_fds *fds,
                     struct err *e)
 {
-    struct memfile_head h = {.kind = c->type == SNAPSHOT_DIFF ? MEMFILE_DIFF : MEMFILE_FULL};
-    _cleanup_(path_abandon) struct new_file state = {.fd = -1, .dir = -1};
-    _cleanup_(path_abandon) struct new_file mem = {.fd = -1, .dir = -1};
+    struct creating x = {.vm = vm, .state = {.fd = -1, .dir = -1}, .mem = {.fd = -1, .dir = -1}};
+    bool live = c->live && vm_state(vm) == VM_RUNNING;
 
-    if (vm_state(vm) != VM_PAUSED)
+    if (vm_state(vm) != VM_PAUSED && !live)
         return err_set(e, EPERM, "the microVM is not paused");
-    int rc = path_create(vm, c->mem_file_path, "mem_file_path", fds, &mem, e);
+    if (*vm_migration(vm) && vm_job_runs(vm))
+        return err_set(e, EBUSY, "a migration is under way");
+    x.h = (struct memfile_head){.kind = c->type == SNAPSHOT_DIFF ? MEMFILE_DIFF : MEMFILE_FULL,
+                                .mem_size = vm_mem(vm)->size};
+    new_id(vm_lineage(vm), x.h.id);
+    x.logged = vm_mem(vm)->dirty;
+    size_t size = pages_words(vm_mem(vm)) * sizeof(uint64_t);
+    if (!(x.bits = scratch(2 * size)))
+        return err_set(e, ENOMEM, "no memory for a bitmap");
+    x.round = x.bits + pages_words(vm_mem(vm));
+    int rc = path_create(vm, c->mem_file_path, "mem_file_path", fds, &x.mem, e);
     if (rc == 0)
-        rc = path_create(vm, c->snapshot_path, "snapshot_path", fds, &state, e);
-    if (rc)
-        return rc;
-    new_id(vm_lineage(vm), h.id);
-    if ((rc = write_memory(vm, &h, mem.fd, e)) || (rc = write_state(vm, &h, state.fd, e)) ||
-        (rc = path_sync(&mem, "mem_file_path", e)) ||
-        (rc = path_sync(&state, "snapshot_path", e)) ||
-        (rc = path_commit((struct new_file *const[]){&mem, &state}, 2, e)))
-        return rc;
-    remember(vm, &h);
-    return 0;
+        rc = path_create(vm, c->snapshot_path, "snapshot_path", fds, &x.state, e);
+    if (rc == 0)
+        rc = write_both(&x, live, e);
+    if (rc == 0)
+        rc = path_commit((struct new_file *const[]){&x.mem, &x.state}, 2, e);
+    if (rc == 0)
+        remember(vm, &x.h);
+    path_abandon(&x.mem);
+    path_abandon(&x.state);
+    munmap(x.bits, 2 * size);
+    return rc;
 }

@@ -60,7 +60,7 @@ static size_t bitmap_bytes(const struct memfile_head *h)
     return h->kind == MEMFILE_DIFF ? (h->mem_size / PAGE_SIZE + 63) / 64 * 8 : 0;
 }
 
-static int put_trailer(int fd, const uint64_t *bits, const struct memfile_head *h, struct err *e)
+int memfile_trailer(int fd, const uint64_t *bits, const struct memfile_head *h, struct err *e)
 {
     uint8_t t[PAGE_SIZE] = MAGIC;
     size_t n = bitmap_bytes(h);
@@ -75,7 +75,7 @@ static int put_trailer(int fd, const uint64_t *bits, const struct memfile_head *
     return rc || !n ? rc : put(fd, bits, n, h->mem_size + PAGE_SIZE, e);
 }
 
-static void drop_zero_pages(const struct guest_mem *m, uint64_t *bits)
+void memfile_drop_zeros(const struct guest_mem *m, uint64_t *bits)
 {
     for (uint64_t i = 0, n, len; (n = pages_run(bits, m->size / PAGE_SIZE, &i)); i += n)
         for (uint64_t k = i; k < i + n; k++)
@@ -83,20 +83,17 @@ static void drop_zero_pages(const struct guest_mem *m, uint64_t *bits)
                 bits[k / 64] &= ~(1ULL << k % 64);
 }
 
-int memfile_write(int fd, const struct guest_mem *m, uint64_t *bits, const struct memfile_head *h,
-                  struct err *e)
+int memfile_pages(int fd, const struct guest_mem *m, const uint64_t *bits, struct err *e)
 {
     int rc = 0;
 
-    if (h->kind == MEMFILE_FULL)
-        drop_zero_pages(m, bits);
     for (uint64_t i = 0, n; rc == 0 && (n = pages_run(bits, m->size / PAGE_SIZE, &i)); i += n) {
         uint64_t len;
         const uint8_t *p = pages_at(m, i * PAGE_SIZE, &len);
         n = MIN(n, len / PAGE_SIZE);
         rc = put(fd, p, n * PAGE_SIZE, i * PAGE_SIZE, e);
     }
-    return rc ? rc : put_trailer(fd, bits, h, e);
+    return rc;
 }
 
 // The trailer stands where the last region ends, and a Full file ends with it: so mem_size is known
@@ -246,7 +243,7 @@ int memfile_merge(int base, int diff, int out, struct err *e)
         rc = copy_pages(diff, out, over, n, e);
     d.kind = MEMFILE_FULL;
     if (rc == 0)
-        rc = put_trailer(out, NULL, &d, e);
+        rc = memfile_trailer(out, NULL, &d, e);
     if (over)
         munmap(over, d.mem_size / 32768 + 8);
     if (bits)

@@ -18,10 +18,11 @@ struct memfile_head {
     uint64_t mem_size;
 };
 
-// Writes the pages of `bits` and the trailer into an empty file. Full: a page of zeros is left out
-// (and its bit cleared).
-int memfile_write(int fd, const struct guest_mem *m, uint64_t *bits, const struct memfile_head *h,
-                  struct err *e);
+// A file is written in three steps: zeros left out (Full alone; the second step never takes a page back), pages,
+// any number of times, and at last the trailer, whose bitmap for a Diff is `bits`.
+void memfile_drop_zeros(const struct guest_mem *m, uint64_t *bits);
+int memfile_pages(int fd, const struct guest_mem *m, const uint64_t *bits, struct err *e);
+int memfile_trailer(int fd, const uint64_t *bits, const struct memfile_head *h, struct err *e);
 
 // Reads and checks the trailer. -EINVAL: not a memory file of ours, or damaged.
 int memfile_head(int fd, struct memfile_head *h, struct err *e);

@@ -16,6 +16,7 @@ enum snapshot_type { SNAPSHOT_FULL, SNAPSHOT_DIFF };
 struct snapshot_create { // paths may be fd:N, empty files open for writing
     char snapshot_path[CFG_PATH_MAX], mem_file_path[CFG_PATH_MAX];
     enum snapshot_type type;
+    bool live; // of a running microVM, which goes on while its memory is written
 };
 
 enum mem_backend { MEM_BACKEND_FILE, MEM_BACKEND_UFFD };
@@ -48,7 +49,7 @@ struct snapshot_working_set {
     char working_set_path[CFG_PATH_MAX];
 };
 
-// The microVM is paused. On failure nothing has its name but what had it before.
+// The microVM is paused, or it runs and `live` is set. On failure nothing has its name but what had it before.
 int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passed_fds *fds,
                     struct err *e);
 

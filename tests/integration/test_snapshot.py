@@ -253,6 +253,100 @@ class Diff(SnapshotCase):
             self.load(other, "d")
 
 
+class Live(SnapshotCase):
+    PAGES = 8 * 256
+
+    def one_moment(self, name):
+        """The guest of /dirty writes `round << 32 | n` into page n in turn: at any moment the pages before the
+        one it is at are a round ahead of those behind it, and that is how memory must look in a snapshot."""
+        with open(self.path(name + ".mem"), "rb") as f:
+            mem = f.read()
+        words = [struct.unpack_from("<II", mem, i * 4096) for i in range(len(mem) // 4096)]
+        start = next(i for i in range(len(words) - self.PAGES)
+                     if all(words[i + k][0] == k for k in (0, 1, 2, 100, self.PAGES - 1)) and words[i][1])
+        rounds = []
+        for k in range(self.PAGES):
+            n, r = words[start + k]
+            self.assertEqual(n, k)
+            if not rounds or rounds[-1] != r:
+                rounds.append(r)
+        self.assertLessEqual(len(rounds), 2, f"pages of {len(rounds)} moments")
+        self.assertTrue(len(rounds) == 1 or rounds[0] == rounds[1] + 1, rounds)
+
+    def live(self, ns, m, name, rate, **kw):
+        ns.http("GET", f"/dirty?mib=8&rate={rate}")
+        time.sleep(0.3)
+        self.get(ns, "/tsc?reset")
+        self.create(m, name, live=True, **kw)
+        self.assertEqual(m.state(), "Running")
+        return self.get(ns, "/tsc")["gap_ns"] / 1e6
+
+    def test_booted_then_clone(self):
+        """Of a fresh boot and of a clone, while each writes memory; both snapshots are of one moment and load."""
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns, drives=[self.disk()], args="spin=on")
+        boot = self.get(ns, "/counter")["boot"]
+        for name in ("a", "b", "c"):
+            gap = self.live(ns, m, name, 100)
+            self.one_moment(name)
+            self.assertFalse(m.get("/machine-config")["track_dirty_pages"])
+            self.assertLess(gap, 1000, "the guest stood still")  # how long is the benchmarks' business
+            m.kill(signal.SIGTERM)
+            m = self.monitor(netns=ns)
+            self.load(m, name)
+            self.assertEqual(self.get(ns, "/counter")["boot"], boot)
+
+    def test_never_converges(self):
+        """A guest that writes as fast as it can is stopped in the end, and is of one moment."""
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns)
+        self.get(ns, "/counter")
+        self.live(ns, m, "a", 0)
+        self.one_moment("a")
+        m.kill(signal.SIGTERM)
+        self.load(self.monitor(netns=ns))
+        self.get(ns, "/counter")
+
+    def test_diff(self):
+        """Live Diffs, of a clone and of a tracked microVM."""
+        ns = self.netns()
+        self.saved(ns)
+        m = self.monitor(netns=ns)
+        self.load(m)
+        self.live(ns, m, "d", 50, snapshot_type="Diff")
+        merge(self.path("a.mem"), self.path("d.mem"), self.path("m.mem"))
+        self.one_moment("m")
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        m.put("/machine-config", vcpu_count=1, mem_size_mib=128, track_dirty_pages=True)
+        m.boot(netns=ns)
+        self.get(ns, "/counter")
+        self.create(m, "a", live=True)
+        self.live(ns, m, "d", 50, snapshot_type="Diff")
+        merge(self.path("a.mem"), self.path("d.mem"), self.path("m.mem"))
+        self.one_moment("m")
+        self.assertTrue(m.get("/machine-config")["track_dirty_pages"])
+
+    def test_failure_goes_on(self):
+        """No space: the guest runs on, nothing is left behind, the next one works."""
+        ns = self.netns()
+        small = self.path("small")
+        os.mkdir(small)
+        run("mount", "-t", "tmpfs", "-o", "size=256k", "none", small)
+        self.addCleanup(run, "umount", small)
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns)
+        ns.http("GET", "/touch?mib=1")
+        status, body = self.create(m, check=False, live=True, mem_file_path=os.path.join(small, "m"))
+        self.assertEqual((status, os.listdir(small)), (400, []), body)
+        self.assertEqual(m.state(), "Running")
+        self.get(ns, "/counter")
+        self.live(ns, m, "a", 50)
+        self.one_moment("a")
+
+
 class WorkingSet(SnapshotCase):
     def record(self, ns, work, name="ws", **kw):
         m = self.monitor(netns=ns)

@@ -51,7 +51,10 @@ static void fill(uint64_t n, uint8_t v)
 static int save(int fd, enum memfile_kind kind, uint8_t id, uint8_t parent)
 {
     struct memfile_head h = {.kind = kind, .id = {id}, .parent = {parent}, .mem_size = MEM};
-    return memfile_write(fd, &m, bits, &h, &e);
+    if (kind == MEMFILE_FULL)
+        memfile_drop_zeros(&m, bits);
+    int rc = memfile_pages(fd, &m, bits, &e);
+    return rc ? rc : memfile_trailer(fd, bits, &h, &e);
 }
 
 static uint64_t count(const uint64_t *b)
