@@ -136,25 +136,12 @@ static void job(void *arg)
               (unsigned long long)atomic_load(&r->m.st.downtime_us));
 }
 
-// Ends the job: it may wait for an answer of this very thread.
-static void halt(struct mig_run *r)
-{
-    atomic_store(&r->m.stop, true);
-    while (vm_job_runs(r->vm)) {
-        vm_wake_helper(r->vm);
-        vm_answer(r->vm);
-        poll(NULL, 0, 1);
-    }
-}
-
 // A migration that is over makes room for the next.
 static int start(struct mig_run *r, struct err *e)
 {
     struct mig_run *old = get(r->vm);
 
     atomic_store(&r->m.st.state, MIG_ACTIVE);
-    if (old && atomic_load(&old->m.st.state) == MIG_DONE)
-        halt(old); // it only announced
     *vm_migration(r->vm) = r;
     if (vm_job(r->vm, job, r)) {
         *vm_migration(r->vm) = old;
@@ -318,7 +305,7 @@ int migration_refuse(struct vm *vm, struct err *e)
 
     if (!r)
         return 0;
-    if (vm_job_runs(vm) && atomic_load(&r->m.st.state) != MIG_DONE)
+    if (vm_job_runs(vm))
         return err_set(e, EBUSY, "a migration is under way");
     if (atomic_load(&r->m.st.role) == MIG_SOURCE && r->m.running)
         return err_set(e, EPERM, "the microVM runs elsewhere");
@@ -334,7 +321,12 @@ bool migration_end(struct vm *vm)
     // A thread that waits for a page would be given zeros if the userfaultfd were closed in good order.
     if (r->m.armed)
         return false;
-    halt(r);
+    atomic_store(&r->m.stop, true);
+    while (vm_job_runs(vm)) { // it may wait for an answer of this very thread
+        vm_wake_helper(vm);
+        vm_answer(vm);
+        poll(NULL, 0, 1);
+    }
     run_free(r);
     *vm_migration(vm) = NULL;
     return true;

@@ -189,10 +189,8 @@ static int activate(struct mig_run *r, struct err *e)
 
     if (rc)
         return rc;
-    if (r->rx.has_resume ? r->rx.resume_vm : r->m.peer_ran)
-        rc = vm_resume(r->vm, e);
     vm_announce(r->vm);
-    return rc;
+    return (r->rx.has_resume ? r->rx.resume_vm : r->m.peer_ran) ? vm_resume(r->vm, e) : 0;
 }
 
 // Once the control thread's final filter is up, nothing can be built anew: then the process ends.
@@ -229,9 +227,6 @@ int mig_on_control(void *arg)
         return restore(r, e);
     case MIG_C_ACTIVATE:
         return activate(r, e);
-    case MIG_C_ANNOUNCE:
-        vm_announce(r->vm);
-        return 0;
     case MIG_C_ABANDON:
         return abandon(r);
     case MIG_C_LOST:

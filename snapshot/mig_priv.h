@@ -72,8 +72,7 @@ enum mig_call {     // what the control thread is asked to do
     MIG_C_RESUME,   // S: locks again, tracking off, resume
     MIG_C_RESERVE,  // T: blob judged, memory reserved
     MIG_C_RESTORE,  // T: blob becomes a paused microVM
-    MIG_C_ACTIVATE, // T: disks locked, resume
-    MIG_C_ANNOUNCE, // T: the network learns where the guest is
+    MIG_C_ACTIVATE, // T: disks locked, announced, resume
     MIG_C_ABANDON,  // T: the reservation is taken away; after RESTORE the process ends
     MIG_C_LOST,     // T: pages are gone for ever, the process ends
 };
@@ -148,8 +147,6 @@ struct mig {
     bool paused, offered, committed, running, accepted, whole, restored, armed;
     bool up, calling, drained, freed; // T: the link; a call under way; told the source; it answered
     enum mig_call call;
-    unsigned announced;
-    uint64_t announce_at;
     struct mig_wait waits[32];
 };
 

@@ -2,8 +2,7 @@
 // The target: greets, reserves, takes pages and state, makes a microVM of it, and owns it when the arbiter says so.
 #include "snapshot/mig_priv.h"
 
-#define ANNOUNCE_ROUNDS 5 // after 50, 150, 250 ... ms
-#define HELLO_LEN       112u
+#define HELLO_LEN 112u
 
 // The reason of a refusal is read before the connection ends: bytes that nobody reads would reset it.
 static void linger(struct mig *m)
@@ -222,24 +221,12 @@ static int on_called(struct mig *m)
         }
         uint64_t now = m->io->now(m->ctx);
         m->running = true;
-        m->announce_at = now + 50 * MIG_MS;
         atomic_store(&m->st.downtime_us, (now - m->paused_at) / 1000);
         atomic_store(&m->st.stage, MIG_S_ACTIVATE);
         m->e.msg[0] = 0;
         return m->up ? mig_put(m, MIG_URGENT, M_RUNNING, m->epoch, 0, NULL, 0) : 0;
     }
     return 0;
-}
-
-static int announce(struct mig *m)
-{
-    uint64_t now = m->io->now(m->ctx);
-
-    if (m->calling || !m->running || m->announced >= ANNOUNCE_ROUNDS || now < m->announce_at)
-        return 0;
-    m->announced++;
-    m->announce_at = now + (50 + 100 * m->announced) * MIG_MS;
-    return start_call(m, MIG_C_ANNOUNCE);
 }
 
 static int read_link(struct mig *m, unsigned ev)
@@ -303,8 +290,6 @@ static int turn(struct mig *m)
         (m->up ? MIG_EV_URGENT_IN | MIG_EV_BULK_IN : 0u) | (m->armed ? MIG_EV_FAULT : 0u);
     uint64_t until = m->io->now(m->ctx) + MIG_BEAT_NS;
 
-    if (m->running && m->announced < ANNOUNCE_ROUNDS && !m->calling)
-        until = MIN(until, m->announce_at);
     unsigned ev = m->io->wait(m->ctx, want, until);
     int rc = ev & MIG_EV_FAULT ? mig_on_faults(m) : 0;
     if (rc == 0 && m->up)
@@ -315,8 +300,6 @@ static int turn(struct mig *m)
         rc = take(m);
     if (rc == 0)
         rc = drained(m);
-    if (rc == 0)
-        rc = announce(m);
     if (rc || !m->up)
         return rc;
     // A peer that pings but brings nothing of what is due has lost a message: a new link finds out which.
@@ -325,14 +308,9 @@ static int turn(struct mig *m)
 }
 
 // Everything is here, and nobody waits for an answer any more.
-static bool here(const struct mig *m)
-{
-    return m->running && !m->armed && (m->freed || !m->up);
-}
-
 static bool complete(const struct mig *m)
 {
-    return here(m) && !m->calling && m->announced >= ANNOUNCE_ROUNDS;
+    return m->running && !m->armed && !m->calling && (m->freed || !m->up);
 }
 
 static int work(struct mig *m)
@@ -340,8 +318,6 @@ static int work(struct mig *m)
     for (;;) {
         if (!m->up && m->running && m->io->reconnect(m->ctx) && link_up(m))
             link_down(m, -EPIPE);
-        if (here(m)) // what is left to do is to announce it
-            atomic_store(&m->st.state, MIG_DONE);
         if (complete(m))
             return 0;
         if (m->stop || (m->cancel && !m->offered))

@@ -44,7 +44,8 @@ static int hello(struct mig *m, bool again)
     memcpy(p + 48, m->self, MIG_ID);
     le64_put(p + 64, m->epoch);
     le64_put(p + 72, m->mem->size);
-    le32_put(p + 80, m->mode);
+    // What it may come to: the target prepares for it.
+    le32_put(p + 80, m->mode == MIG_PRECOPY && m->late_pull ? MIG_HYBRID : m->mode);
     le32_put(p + 84, again);
     le32_put(p + 88, m->arbitrated);
     le32_put(p + 92, m->verify);
@@ -111,6 +112,7 @@ static int precopy(struct mig *m)
                            (unsigned long long)mig_count(m, m->aux));
         if ((m->mode == MIG_HYBRID && i + 1 >= HYBRID_ROUNDS) || late) {
             m->mode = MIG_HYBRID;
+            atomic_store(&m->st.mode, MIG_HYBRID);
             return 0;
         }
     }

@@ -125,12 +125,27 @@ static void on_ready(void *ctx, unsigned slot)
         vio_readable(vm->slot[slot].d);
 }
 
+// A switch may have lost the first, or learn the old port anew from a frame still on its way.
+int devices_announce(void *ctx)
+{
+    struct vm *vm = ctx;
+
+    for (unsigned i = 0; i < vm->nslots; i++)
+        if (vm->slot[i].kind == SLOT_NET)
+            net_announce(vm->slot[i].net);
+    if (vm->announced++ < 5)
+        loop_timer(&vm->loop, SLOT_ANNOUNCE, now_ns() + (100 * vm->announced - 50) * 1000000ULL);
+    return 0;
+}
+
 static void on_timer(void *ctx, unsigned slot, uint64_t now)
 {
     struct vm *vm = ctx;
     (void)now;
     if (slot == SLOT_METRICS)
         vm_metrics_round(vm);
+    else if (slot == SLOT_ANNOUNCE)
+        devices_announce(vm);
     else if (slot == SLOT_SERIAL)
         platform_serial_event(vm);
     else if (slot < vm->nslots)

@@ -132,19 +132,10 @@ bool vm_disk_is(struct vm *vm, unsigned drive, uint64_t id[2])
     return true;
 }
 
-static int announce(void *arg)
-{
-    struct vm *vm = arg;
-
-    for (unsigned i = 0; i < vm->nslots; i++)
-        if (vm->slot[i].kind == SLOT_NET)
-            net_announce(vm->slot[i].net);
-    return 0;
-}
-
 void vm_announce(struct vm *vm)
 {
-    loop_call(&vm->loop, announce, vm);
+    vm->announced = 0;
+    loop_call(&vm->loop, devices_announce, vm);
 }
 
 // ---- userfaultfd ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@
 #include "vmm/config.h"
 
 #define LOOP_FILES    64
-#define LOOP_TIMERS   (CFG_MAX_DEVS + 2)
+#define LOOP_TIMERS   (CFG_MAX_DEVS + 3)
 #define LOOP_INFLIGHT 256u // requests on the ring; more are told -EBUSY
 
 enum loop_kind { LOOP_KICK = 1, LOOP_READY, LOOP_WAKE, LOOP_IGNORE }; // what a completion is about

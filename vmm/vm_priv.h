@@ -100,6 +100,7 @@ struct vm {
     } ask;
     void *migration;     // C: snapshot/'s
     bool disks_unlocked; // C
+    unsigned announced;  // D: rounds of announcements so far
     _Atomic int ended;   // 0, or 1 + enum vm_exit
     char end_text[200];  // written by the one who set `ended`
     _Atomic bool ready;
@@ -132,14 +133,16 @@ void platform_serial_event(struct vm *vm); // (D) a poll or timer of SLOT_SERIAL
 
 // devices.c: the device table, and services of the monitor for virtio.
 extern const struct loop_ops devices_loop_ops;
-#define SLOT_SERIAL  CFG_MAX_DEVS       // pseudo slot: stdin, serial output, its limiter
-#define SLOT_METRICS (CFG_MAX_DEVS + 1) // pseudo slot: a line of metrics every minute
+#define SLOT_SERIAL   CFG_MAX_DEVS       // pseudo slot: stdin, serial output, its limiter
+#define SLOT_METRICS  (CFG_MAX_DEVS + 1) // pseudo slot: a line of metrics every minute
+#define SLOT_ANNOUNCE (CFG_MAX_DEVS + 2) // pseudo slot: announcements after a migration
 void devices_init(struct vm *vm);
 int devices_create(struct vm *vm, struct err *e); // from cfg and the descriptors opened for it
 // Ioeventfds, files given to the ring, kicks watched; then `then` (unless NULL) on the device thread.
 int devices_attach(struct vm *vm, int (*then)(void *), void *arg, struct err *e);
 int devices_quiesce(struct vm *vm); // returns when nothing is in flight
 void devices_resume(struct vm *vm);
+int devices_announce(void *vm); // (D) a round of announcements, and the next ones by timer
 void devices_free(struct vm *vm);
 struct dev_slot *devices_find(struct vm *vm, enum slot_kind kind, const char *id);
 unsigned devices_layout(const struct vm *vm, struct boot_dev out[CFG_MAX_DEVS]);

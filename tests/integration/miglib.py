@@ -124,3 +124,49 @@ def wait(m, states=("done",), seconds=20, stage=None):
         if st["state"] in ("failed", "cancelled", "lost") or time.monotonic() > end:
             raise AssertionError(f"migration: {st}\n{m.err()} {m.out()[-2000:]}")
         time.sleep(0.002)
+
+
+class Wire:
+    """Channels through our hands: bytes are pumped between two pairs, and can be damaged, stopped or cut."""
+
+    def __init__(self):
+        self.pairs, self.inner = [], []
+        self.flip_at = self.count = 0
+        self.stalled = threading.Event()
+        self.cutting = False
+        for _ in range(2):
+            (s, a), (b, t) = socket.socketpair(), socket.socketpair()
+            self.pairs.append((s, t))
+            self.inner += [a, b]
+            for x, y in ((a, b), (b, a)):
+                threading.Thread(target=self.pump, args=(x, y), daemon=True).start()
+
+    def pump(self, x, y):
+        try:
+            while data := x.recv(65536):
+                while self.stalled.is_set():
+                    time.sleep(0.01)
+                if self.flip_at and self.count < self.flip_at <= self.count + len(data):
+                    data = bytearray(data)
+                    data[self.flip_at - self.count - 1] ^= 4
+                self.count += len(data)
+                y.sendall(data)
+        except OSError:
+            pass
+        for s in (x, y):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        for s in self.inner:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.cut()
+        for s in self.inner:
+            s.close()

@@ -304,10 +304,6 @@ static int target_call(struct sim *s, struct sim_side *d)
         if (m->peer_ran && !d->running)
             run(s, d);
         return 0;
-    case MIG_C_ANNOUNCE:
-        if (!d->running)
-            sim_bad(s, "it announces what does not run");
-        return 0;
     case MIG_C_ABANDON:
         if (d->running)
             sim_bad(s, "it abandons what runs");
