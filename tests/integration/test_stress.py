@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from lib import UnixHTTP, guest, run
+from lib import BUILD, UnixHTTP, guest, run
 from test_snapshot import SnapshotCase
 
 SECONDS = float(os.environ.get("MAYFLY_STRESS_SECONDS", "25"))
@@ -217,7 +217,8 @@ class Leaks(SnapshotCase):
             c.close()
             with self.subTest(path=path, body=str(body)[:100]):
                 m.wait_for(lambda: self.held(m)[0] <= fds, 2, f"descriptors back at {fds}")
-                self.assertLess(self.held(m)[1], rss + 400, "memory grows")
+                if "address" not in BUILD and "thread" not in BUILD:  # they keep what was freed for a while
+                    self.assertLess(self.held(m)[1], rss + 400, "memory grows")
         self.assertEqual(m.get("/vm/config"), before)
 
     def test_before_the_start(self):
