@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ MAYFLY = os.path.join(BUILD, "mayfly")
 # Guests are the same whatever the monitor was built with.
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 GUESTS = os.path.join(ROOT, "build", "guests")
+SANITIZED = re.search(r"address|thread|undefined", os.path.basename(BUILD)) is not None
 LIBC = ctypes.CDLL(None, use_errno=True)
 COUNT = itertools.count(1)
 CLONE_NEWNET = 0x40000000

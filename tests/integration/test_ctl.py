@@ -230,8 +230,7 @@ class Pool(CtlCase):
         self.assertEqual([c["answer"].split("\n")[0] for c in r["each"]], [f"id={self.prefix}{i}" for i in range(5)])
         self.wait(lambda: "idle 3 of 3, starting 0, taken 0" in self.status(), p)
 
-    @unittest.skipIf(re.search("address|thread|undefined", os.path.basename(BUILD)),
-                     "a sanitizer's runtime needs the dynamic loader, which no jail holds")
+    @unittest.skipIf(lib.SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
     def test_jailed(self):
         self.with_disks()
         p = self.pool("--size", "2", "--jail")
