@@ -59,9 +59,9 @@ int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err 
         return err_set(e, errno, "eventfd: %s", strerror(errno));
     int rc = make_ring(l);
     if (rc < 0)
-        return err_set(e, -rc, "io_uring: %s (see %s)", strerror(-rc),
-                       rc == -ENOMEM ? "RLIMIT_MEMLOCK, 20 KiB for each monitor of this user"
-                                     : "kernel.io_uring_disabled");
+        return err_set(e, -rc, "this host gives no io_uring (%s): see %s", strerror(-rc),
+                       rc == -ENOMEM ? "RLIMIT_MEMLOCK, which counts for all of a user's processes"
+                                     : "kernel.io_uring_disabled and seccomp");
     l->ring_made = true;
     unsigned workers[2] = {4, 4}; // io-wq threads count against pids and NPROC limits
     io_uring_register_iowq_max_workers(&l->ring, workers);

@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 
-from lib import BUILD, COUNT, GuestCase, Netns
+from lib import BUILD, COUNT, SANITIZED, GuestCase, Netns
 
 CTL = os.path.join(BUILD, "mayflyctl")
 GUEST = "172.30.0.2/24"
@@ -230,7 +230,7 @@ class Pool(CtlCase):
         self.assertEqual([c["answer"].split("\n")[0] for c in r["each"]], [f"id={self.prefix}{i}" for i in range(5)])
         self.wait(lambda: "idle 3 of 3, starting 0, taken 0" in self.status(), p)
 
-    @unittest.skipIf(lib.SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
+    @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
     def test_jailed(self):
         self.with_disks()
         p = self.pool("--size", "2", "--jail")
