@@ -20,7 +20,8 @@ import lib
 JAIL = os.path.join(lib.BUILD, "mayfly-jail")
 GUEST = os.path.join(lib.BUILD, "misbehave")
 SANITIZED = re.search(r"address|thread|undefined", os.path.basename(lib.BUILD)) is not None
-UID, GID = 54321, 54322
+UID = 20000 + 2 * (os.getpid() % 20000)  # its own: limits count for all processes of a user
+GID = UID + 1
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
 
