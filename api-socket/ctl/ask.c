@@ -2,11 +2,12 @@
 // ask: one HTTP request to every clone that clone --keep left, from inside its namespace.
 #include "api-socket/ctl/clone.h"
 
-static int read_list(struct job *j, struct err *e)
+int clone_list(struct job *j, char pool[CTL_PATH], struct err *e)
 {
-    char path[CTL_PATH + 16], line[512];
+    char path[CTL_PATH + 16], line[512], ns[8];
     uint64_t room = 0;
 
+    pool[0] = 0;
     snprintf(path, sizeof(path), "%s/clones", j->dir);
     FILE *f = fopen(path, "re");
     if (!f)
@@ -23,7 +24,10 @@ static int read_list(struct job *j, struct err *e)
         }
         struct clone *c = &j->c[j->n];
         *c = (struct clone){.api = -1, .probe = -1};
-        j->n += sscanf(line, "%63s %d", c->name, &c->pid) == 2;
+        int n = sscanf(line, "%63s %d %7s pool=%255s", c->name, &c->pid, ns, pool);
+        c->ns_made = n >= 3 && !strcmp(ns, "ns");
+        c->pooled = n == 4;
+        j->n += n >= 3;
     }
     fclose(f);
     return j->n ? 0 : err_set(e, ENOENT, "%s names no clone", path);
@@ -32,6 +36,7 @@ static int read_list(struct job *j, struct err *e)
 int cmd_ask(int argc, char **argv)
 {
     const char *host = NULL, *guest = "172.16.0.2/24", *rest[1];
+    char pool[CTL_PATH];
     bool help = false;
     struct job j = {.again = true,
                     .get = "/",
@@ -61,7 +66,7 @@ int cmd_ask(int argc, char **argv)
     raise_limits();
     int rc = net_parse(&j.net, host, guest, &e);
     if (rc == 0)
-        rc = read_list(&j, &e);
+        rc = clone_list(&j, pool, &e);
     if (rc == 0)
         rc = clone_run(&j, &e);
     if (rc == 0)

@@ -110,8 +110,7 @@ static int prepare(struct job *j, struct err *e)
         return err_set(e, EEXIST, "%s holds clones that were kept: mayflyctl end %s", j->dir,
                        j->dir);
     j->c = calloc(j->n, sizeof(*j->c));
-    j->ns_made = calloc(j->n, sizeof(bool));
-    if (rc == 0 && (!j->c || !j->ns_made))
+    if (rc == 0 && !j->c)
         rc = err_set(e, ENOMEM, "out of memory");
     for (uint64_t i = 0; rc == 0 && i < j->n; i++) {
         struct clone *c = &j->c[i];
@@ -133,7 +132,7 @@ static void write_list(const struct job *j)
     FILE *f = fopen(path, "we");
     for (uint64_t i = 0; f && i < j->n; i++)
         if (!j->c[i].e.msg[0])
-            fprintf(f, "%s %d %s%s%s%s\n", j->c[i].name, j->c[i].pid, j->ns_made[i] ? "ns" : "-",
+            fprintf(f, "%s %d %s%s%s%s\n", j->c[i].name, j->c[i].pid, j->c[i].ns_made ? "ns" : "-",
                     j->c[i].pooled ? " pool=" : "", j->c[i].pooled ? j->pool : "",
                     j->c[i].pooled ? "" : "");
     if (!f || fclose(f))
@@ -167,7 +166,7 @@ void clone_finish(struct job *j)
             continue;
         if (!c->pooled && c->pid > 0)
             waitpid(c->pid, NULL, 0);
-        if (j->ns_made[i])
+        if (c->ns_made)
             net_remove(c->name);
     }
     if (j->keep)
@@ -186,14 +185,14 @@ static int run(struct job *j, struct err *e)
     if (rc == 0)
         rc = clone_make_namespaces(j, e);
     for (uint64_t i = 0; rc == 0 && i < j->n; i++)
-        j->made += j->ns_made[i];
+        j->made += j->c[i].ns_made;
     if (rc == 0 && j->pool)
         rc = pool_take(j->pool, j->c, j->n, e);
     if (rc == 0)
         rc = clone_run(j, e);
     if (rc) {
-        for (uint64_t i = 0; j->ns_made && i < j->n; i++)
-            if (j->ns_made[i])
+        for (uint64_t i = 0; j->c && i < j->n; i++)
+            if (j->c[i].ns_made)
                 net_remove(j->c[i].name);
         return rc;
     }
@@ -210,7 +209,6 @@ void job_free(struct job *j)
     vm_saved_free(j->saved);
     free(j->text);
     free(j->c);
-    free(j->ns_made);
 }
 
 static int check(struct job *j, const char *host, const char *guest, struct err *e)

@@ -16,7 +16,8 @@
 struct clone {
     char name[64];
     char sock[CTL_PATH];
-    bool pooled; // its monitor is a pool's shell, of which sock is the socket
+    bool ns_made; // its namespace is ours to take away
+    bool pooled;  // its monitor is a pool's shell, of which sock is the socket
     pid_t pid;
     int api, probe;
     bool heard;                                  // the loop has it
@@ -42,8 +43,7 @@ struct job {
     size_t text_len;
     // the run
     struct clone *c;
-    uint64_t made; // namespaces that this run made: [0, n) flags
-    bool *ns_made;
+    uint64_t made;                         // namespaces that this run made
     uint64_t t_ns, t_start, t_end, t_gone; // namespaces took; first to last; orderly end took
     _Atomic uint64_t next, inflight;
     int epoll, room,
@@ -60,6 +60,8 @@ int disk_overrides(const struct job *j, const struct clone *c, uint64_t i, int *
                    char *out, size_t size, struct err *e);
 void disk_remove(const struct job *j, const struct clone *c); // layers that have names
 
+// What clone --keep left in j->dir: names, numbers, whose namespaces; *pool is filled if they are a pool's.
+int clone_list(struct job *j, char pool[CTL_PATH], struct err *e);
 void job_free(struct job *j); // what it points at
 int clone_make_namespaces(struct job *j, struct err *e);
 int clone_run(struct job *j, struct err *e);

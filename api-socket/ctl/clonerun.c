@@ -326,7 +326,7 @@ static void *ns_worker(void *arg)
         if (access(path, F_OK) == 0) // made beforehand, by whomever
             continue;
         if (net_make(j->c[i].name, &j->net, &j->c[i].e) == 0)
-            j->ns_made[i] = true;
+            j->c[i].ns_made = true;
     }
     return NULL;
 }

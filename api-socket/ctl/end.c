@@ -33,59 +33,53 @@ static void end_process(pid_t pid, const char *name)
         syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0);
 }
 
-static void remove_files(const char *dir, const char *name)
+// A clone's files are its name, a dot and more: socket, layers, messages.
+static void remove_files(const struct job *j)
 {
-    DIR *d = opendir(dir);
-    size_t len = strlen(name);
+    DIR *d = opendir(j->dir);
 
-    for (struct dirent *f; d && (f = readdir(d));)
-        if (!strncmp(f->d_name, name, len) && f->d_name[len] == '.')
-            unlinkat(dirfd(d), f->d_name, 0);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        size_t len = strcspn(f->d_name, ".");
+        for (uint64_t i = 0; f->d_name[len] && i < j->n; i++)
+            if (!strncmp(j->c[i].name, f->d_name, len) && !j->c[i].name[len]) {
+                unlinkat(dirfd(d), f->d_name, 0);
+                break;
+            }
+    }
     if (d)
         closedir(d);
 }
 
-static void end_one(const char *dir, char *line)
-{
-    struct clone c = {.pooled = false};
-    struct err e = {0};
-    char ns[8], pool[CTL_PATH] = "";
-
-    if (sscanf(line, "%63s %d %7s pool=%255s", c.name, &c.pid, ns, pool) < 3)
-        return;
-    if (pool[0]) {
-        c.pooled = true;
-        if (pool_release(pool, &c, 1, &e))
-            ctl_fail(&e);
-    } else {
-        end_process(c.pid, c.name);
-    }
-    remove_files(dir, c.name);
-    if (!strcmp(ns, "ns"))
-        net_remove(c.name);
-}
-
 int cmd_end(int argc, char **argv)
 {
-    char path[CTL_PATH + 16], line[512];
+    char path[CTL_PATH + 16], pool[CTL_PATH];
+    struct job j = {.dir = argc == 2 ? argv[1] : "-"};
     struct err e = {0};
 
-    if (argc != 2 || argv[1][0] == '-') {
+    if (j.dir[0] == '-') {
         fprintf(stderr, "usage: mayflyctl end DIR   (the --dir of clone --keep)\n");
         return 2;
     }
-    snprintf(path, sizeof(path), "%s/clones", argv[1]);
-    FILE *f = fopen(path, "re");
-    if (!f) {
-        err_set(&e, errno, "cannot open %s: %s", path, strerror(errno));
+    int rc = clone_list(&j, pool, &e);
+    if (rc) {
+        job_free(&j);
         return ctl_fail(&e);
     }
-    while (fgets(line, sizeof(line), f))
-        end_one(argv[1], line);
-    fclose(f);
+    // All are told before anything is taken away, so that they end side by side.
+    for (uint64_t i = 0; i < j.n; i++)
+        if (!j.c[i].pooled)
+            end_process(j.c[i].pid, j.c[i].name);
+    if (pool[0] && pool_release(pool, j.c, j.n, &e))
+        rc = ctl_fail(&e);
+    remove_files(&j);
+    for (uint64_t i = 0; i < j.n; i++)
+        if (j.c[i].ns_made)
+            net_remove(j.c[i].name);
+    snprintf(path, sizeof(path), "%s/clones", j.dir);
     unlink(path);
-    rmdir(argv[1]);
-    return 0;
+    rmdir(j.dir);
+    job_free(&j);
+    return rc;
 }
 
 struct making {

@@ -128,8 +128,7 @@ def clocks(b):
                 out.add(("load asked" if v.shell else "spawn") + " to 16 MiB written, huge_pages Transparent", v.name,
                         (x["touched"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
             for x in v.lives(1, 1, 128, cold=True) if r else ():
-                out.add("the same, page cache dropped, 128 MiB: " +
-                        ("load asked to first packet" if v.shell else "spawn to first packet"), v.name,
+                out.add(("load asked" if v.shell else "spawn") + " to guest's first packet, page cache dropped", v.name,
                         (x["echo"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
         for _ in range(4 if r else 0):
             out.add("spawn to guest's first packet, 128 MiB", "floor", floor(b, 1)["ns"] / 1e6)
