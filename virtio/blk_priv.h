@@ -12,10 +12,10 @@
 #include "virtio/blk.h"
 #include "virtio/blk_cow.h"
 
-#define BLK_SECTOR   512u
-#define BLK_SEG_MAX  128u
-#define BLK_ID_LEN   20u
-#define BLK_HDR_LEN  16u
+#define BLK_SECTOR  512u
+#define BLK_SEG_MAX 128u
+#define BLK_ID_LEN  20u
+#define BLK_HDR_LEN 16u
 // What the device thread copies by itself before it looks after others: a longer request goes on
 // through the ring, further requests wait for the next round, or until less is unfinished. So a guest
 // that asks for gigabytes with each of 256 requests keeps neither a pause nor another device waiting.

@@ -11,25 +11,9 @@
 
 enum { BIT_CALL = 1, BIT_SERIAL = 2, BIT_QUIT = 4, BIT_AGAIN = 8 };
 
-static uint64_t tag(enum loop_kind k, unsigned slot, int file)
-{
-    return 1u | (uint64_t)k << 1 | (uint64_t)slot << 8 | (uint64_t)(unsigned)file << 16;
-}
-
-// A full submission queue is emptied into the kernel first; it never stays full.
-static struct io_uring_sqe *get_sqe(struct loop *l)
-{
-    struct io_uring_sqe *s = io_uring_get_sqe(&l->ring);
-    if (!s) {
-        io_uring_submit(&l->ring);
-        s = io_uring_get_sqe(&l->ring);
-    }
-    return s;
-}
-
 static void add_poll(struct loop *l, int file, uint64_t data, uint32_t mask, bool multi)
 {
-    struct io_uring_sqe *s = get_sqe(l);
+    struct io_uring_sqe *s = loop_sqe(l);
     if (!s)
         return;
     if (multi)
@@ -39,22 +23,6 @@ static void add_poll(struct loop *l, int file, uint64_t data, uint32_t mask, boo
     io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data64(s, data);
     l->poll_tag[file] = data;
-}
-
-// #syscalls:device io_uring_register(IORING_REGISTER_FILES_UPDATE)
-int loop_file_add(struct loop *l, int fd)
-{
-    for (int i = 0; i < LOOP_FILES; i++) {
-        if (l->files[i] != -1)
-            continue;
-        int rc = io_uring_register_files_update(&l->ring, (unsigned)i, &fd, 1);
-        if (rc < 0)
-            return rc;
-        l->files[i] = fd;
-        l->poll_tag[i] = 0;
-        return i;
-    }
-    return -ENFILE;
 }
 
 int loop_file_hold(struct loop *l, int fd)
@@ -75,26 +43,6 @@ int loop_files_put(struct loop *l)
     return MIN(io_uring_register_files_update(&l->ring, LOOP_FILES / 2, half, LOOP_FILES / 2), 0);
 }
 
-// The poll is cancelled before the file goes, or its reference would keep a tap busy.
-void loop_file_del(struct loop *l, int file)
-{
-    int none = -1;
-
-    if (!l->ring_made || file < 0 || file >= LOOP_FILES || l->files[file] == -1)
-        return;
-    struct io_uring_sqe *s = l->poll_tag[file] ? get_sqe(l) : NULL;
-    if (s) {
-        io_uring_prep_poll_remove(s, l->poll_tag[file]);
-        io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
-        io_uring_sqe_set_data64(s, tag(LOOP_IGNORE, 0, 0));
-        io_uring_submit_and_get_events(&l->ring);
-    }
-    io_uring_register_files_update(&l->ring, (unsigned)file, &none, 1);
-    l->files[file] = -1;
-    l->poll_tag[file] = 0;
-    l->linger[file].on = false;
-}
-
 void loop_linger(struct loop *l, int file)
 {
     l->linger[file].on = true;
@@ -104,18 +52,18 @@ void loop_linger(struct loop *l, int file)
 
 void loop_watch(struct loop *l, int file, unsigned slot)
 {
-    add_poll(l, file, tag(LOOP_KICK, slot, file), POLLIN, true);
+    add_poll(l, file, loop_tag(LOOP_KICK, slot, file), POLLIN, true);
 }
 
 void loop_poll(struct loop *l, int file, unsigned slot, uint32_t mask)
 {
     if (!l->poll_tag[file])
-        add_poll(l, file, tag(LOOP_READY, slot, file), mask, false);
+        add_poll(l, file, loop_tag(LOOP_READY, slot, file), mask, false);
 }
 
 int loop_io(struct loop *l, struct vio_io *io)
 {
-    struct io_uring_sqe *s = l->inflight < LOOP_INFLIGHT ? get_sqe(l) : NULL;
+    struct io_uring_sqe *s = l->inflight < LOOP_INFLIGHT ? loop_sqe(l) : NULL;
     if (!s)
         return -EBUSY;
     switch (io->op) {
@@ -362,7 +310,7 @@ static void *device_main(void *arg)
     if (rc == 0)
         rc = loop_file_add(l, l->wake_fd);
     if (rc >= 0) {
-        add_poll(l, rc, tag(LOOP_WAKE, 0, rc), POLLIN, true);
+        add_poll(l, rc, loop_tag(LOOP_WAKE, 0, rc), POLLIN, true);
         rc = l->ops->started(l->ctx);
     }
     while (rc == 0)

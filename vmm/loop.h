@@ -23,6 +23,12 @@
 
 enum loop_kind { LOOP_KICK = 1, LOOP_READY, LOOP_WAKE, LOOP_IGNORE }; // what a completion is about
 
+// user_data of a poll; odd, so that it is never a vio_io's address.
+static inline uint64_t loop_tag(enum loop_kind k, unsigned slot, int file)
+{
+    return 1u | (uint64_t)k << 1 | (uint64_t)slot << 8 | (uint64_t)(unsigned)file << 16;
+}
+
 struct loop_ops {
     void (*kick)(void *ctx, unsigned slot);                 // (D) an ioeventfd fired, or loop_again
     void (*ready)(void *ctx, unsigned slot);                // (D) a one-shot poll fired
@@ -69,7 +75,8 @@ int loop_start(struct loop *l, struct err *e); // starts the device thread
 // locks are free at once for a successor.
 void loop_end(struct loop *l);
 
-int loop_file_add(struct loop *l, int fd); // (D) fixed-file index or -errno
+struct io_uring_sqe *loop_sqe(struct loop *l); // (D) a free entry; NULL: the kernel takes none now
+int loop_file_add(struct loop *l, int fd);     // (D) fixed-file index or -errno
 // Before the VM runs, without a wake-up for each: the control thread takes indices out of the upper
 // half of the table, and the device thread gives the ring all of them at once.
 int loop_file_hold(struct loop *l, int fd);

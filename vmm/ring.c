@@ -76,3 +76,50 @@ int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err 
     pthread_cond_init(&l->call_cond, NULL);
     return 0;
 }
+
+// A full submission queue is emptied into the kernel first; it never stays full.
+struct io_uring_sqe *loop_sqe(struct loop *l)
+{
+    struct io_uring_sqe *s = io_uring_get_sqe(&l->ring);
+    if (!s) {
+        io_uring_submit(&l->ring);
+        s = io_uring_get_sqe(&l->ring);
+    }
+    return s;
+}
+
+// #syscalls:device io_uring_register(IORING_REGISTER_FILES_UPDATE)
+int loop_file_add(struct loop *l, int fd)
+{
+    for (int i = 0; i < LOOP_FILES; i++) {
+        if (l->files[i] != -1)
+            continue;
+        int rc = io_uring_register_files_update(&l->ring, (unsigned)i, &fd, 1);
+        if (rc < 0)
+            return rc;
+        l->files[i] = fd;
+        l->poll_tag[i] = 0;
+        return i;
+    }
+    return -ENFILE;
+}
+
+// The poll is cancelled before the file goes, or its reference would keep a tap busy.
+void loop_file_del(struct loop *l, int file)
+{
+    int none = -1;
+
+    if (!l->ring_made || file < 0 || file >= LOOP_FILES || l->files[file] == -1)
+        return;
+    struct io_uring_sqe *s = l->poll_tag[file] ? loop_sqe(l) : NULL;
+    if (s) {
+        io_uring_prep_poll_remove(s, l->poll_tag[file]);
+        io_uring_sqe_set_flags(s, IOSQE_FIXED_FILE);
+        io_uring_sqe_set_data64(s, loop_tag(LOOP_IGNORE, 0, 0));
+        io_uring_submit_and_get_events(&l->ring);
+    }
+    io_uring_register_files_update(&l->ring, (unsigned)file, &none, 1);
+    l->files[file] = -1;
+    l->poll_tag[file] = 0;
+    l->linger[file].on = false;
+}

@@ -103,15 +103,15 @@ enum mem_origin {
 
 struct vm_lineage {
     enum mem_origin origin;
-    uint8_t secret[16];    // random, never shown: sessions are made of it
-    uint8_t seed[12];      // random, of this process: ids are made of it
-    uint32_t made;         // ids handed out
-    uint8_t base[SNAP_ID]; // snapshot that the next Diff stands on; all zero: none
-    int mem_fd;            // MEM_FILE: the file below; else -1
+    uint8_t secret[16];     // random, never shown: sessions are made of it
+    uint8_t seed[12];       // random, of this process: ids are made of it
+    uint32_t made;          // ids handed out
+    uint8_t base[SNAP_ID];  // snapshot that the next Diff stands on; all zero: none
+    int mem_fd;             // MEM_FILE: the file below; else -1
     const uint64_t *copied; // MEM_FILE: pages that a working set copied ahead of time; NULL: none
-    int server;            // MEM_PAGED: connection to the page server; else -1
-    uint64_t *seen;        // MEM_PAGED: the watch's bitmap
-    _Atomic bool ending;   // the helper must come back from where it is
+    int server;             // MEM_PAGED: connection to the page server; else -1
+    uint64_t *seen;         // MEM_PAGED: the watch's bitmap
+    _Atomic bool ending;    // the helper must come back from where it is
 };
 struct vm_lineage *vm_lineage(struct vm *vm);
 int vm_pagemap_fd(const struct vm *vm); // /proc/self/pagemap, or -1

@@ -55,7 +55,7 @@ struct vm_opts {
     const int *allow_fds;          // the same, opened O_PATH | O_DIRECTORY
     unsigned nallow;
     int pagemap_fd; // /proc/self/pagemap, or 0: snapshots read all of memory
-    int uffd_info; // /proc/self/fdinfo of VM_FD_UFFD, or 0
+    int uffd_info;  // /proc/self/fdinfo of VM_FD_UFFD, or 0
     int uffd_dev;   // /dev/userfaultfd, or 0: no memory behind it
     int kvm_fd;     // /dev/kvm as handed in, or 0: opened by vm_new
     int serial_out; // where the guest's console goes unless serial_out_path says otherwise; -1:

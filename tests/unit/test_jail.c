@@ -58,8 +58,8 @@ static void early(void)
     umask(0);
     MUST(!jail_early(&j, NULL));
     for (int fd = 0; fd < 1024; fd++)
-        MUST((fcntl(fd, F_GETFD) >= 0) == (fd < 3 || fd == 100 || fd == JAIL_FD_PAGEMAP ||
-                                           fd == JAIL_FD_UFFD_INFO));
+        MUST((fcntl(fd, F_GETFD) >= 0) ==
+             (fd < 3 || fd == 100 || fd == JAIL_FD_PAGEMAP || fd == JAIL_FD_UFFD_INFO));
     MUST(!getenv("SECRET") && !secret[0]);
     MUST(umask(0) == 077);
     MUST(!getrlimit(RLIMIT_CORE, &rl) && !rl.rlim_cur && !rl.rlim_max);
