@@ -43,7 +43,7 @@ static void hand(struct strict *s, const char *prefix, const char *name, int fd,
     snprintf(h->name, sizeof(h->name), "%s%s", prefix, name);
     h->to = to;
     // Above every target, so that moving them into place overwrites none that still has to move.
-    h->fd = fcntl(fd, F_DUPFD_CLOEXEC, JAIL_FD_END);
+    h->fd = dup3(fd, JAIL_FD_END + (int)s->n, O_CLOEXEC);
     close(fd);
     if (h->fd < 0)
         die(s->r, "descriptor for %s: %s", h->name, strerror(errno));
@@ -104,7 +104,7 @@ static void open_all(struct strict *s)
     s->exec_fd = open(r->a->exec_file, O_PATH | O_CLOEXEC);
     if (s->exec_fd < 0)
         die(r, "--exec-file %s: %s", r->a->exec_file, strerror(errno));
-    s->exec_fd = fcntl(s->exec_fd, F_DUPFD_CLOEXEC, JAIL_FD_END);
+    s->exec_fd = dup3(s->exec_fd, JAIL_FD_END, O_CLOEXEC);
     hand(s, "kvm", "", open("/dev/kvm", O_RDWR | O_CLOEXEC), JAIL_FD_KVM);
     hand(s, "api", "", listen_at(r), JAIL_FD_API);
     // /proc/self of a procfs opened out here still means the process that looks: jail_early takes
@@ -154,9 +154,9 @@ static void map_ids(struct strict *s, pid_t pid)
 static void empty_root(struct run *r)
 {
     const unsigned long lock = MS_NODEV | MS_NOEXEC | MS_NOSUID;
-    // On /proc, which every host has; nothing of it is needed from here on.
-    if (mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) ||
-        mount("jail", "/proc", "tmpfs", lock, "size=64k,nr_inodes=32,mode=0555") || chdir("/proc"))
+    // On /proc, which every host has; nothing of it is needed from here on. Mounts do not spread to the host: a mount
+    // namespace of another user namespace is a slave from the start.
+    if (mount("jail", "/proc", "tmpfs", lock, "size=64k,nr_inodes=32,mode=0555") || chdir("/proc"))
         die(r, "root of the jail: %s", strerror(errno));
     for (size_t i = 0; i < r->a->n_dir; i++) {
         const char *name = strrchr(r->a->dir[i], '/') + 1;
@@ -179,12 +179,12 @@ static _Noreturn void become_monitor(struct strict *s)
     struct err e;
 
     close(s->go[1]);
+    setsid();
+    jail_drop_bounding();
     if (read(s->go[0], &c, 1) != 1)
         _exit(1);                 // the outer process gave up and said why
     if (unshare(CLONE_NEWCGROUP)) // only now is the group that becomes its root entered
         die(r, "cgroup namespace: %s", strerror(errno));
-    setsid();
-    jail_drop_bounding();
     // Before the tmpfs: it refuses files of a user that this namespace does not know. The capabilities are needed a
     // little longer, also where --allow-uid has made the caller root in here.
     if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) ||

@@ -212,6 +212,17 @@ class Docs(unittest.TestCase):
             self.assertEqual(block and block[1], quoted, f"{name}: run `make syscalls-doc`")
 
 
+    def test_names(self):
+        """Every test that the threat model names is there."""
+        have = set()
+        for path in glob.glob(os.path.join(lib.ROOT, "tests", "*", "test_*")):
+            have.add(os.path.splitext(os.path.basename(path))[0])
+            with open(path, errors="replace") as f:
+                have |= set(re.findall(r"def (test_\w+)", f.read()))
+        with open(os.path.join(lib.ROOT, "docs", "threat-model.md")) as f:
+            self.assertEqual(set(re.findall(r"\btest_\w+", f.read())) - have, set())
+
+
 class Compat(Base):
     def test_layout(self):
         p = self.run_jail(self.compat_words(tail=["raw"]))
@@ -459,6 +470,17 @@ class Strict(Base):
             self.assertEqual(f.read(), b"")
         # What the supervisor keeps: its three streams.
         self.assertEqual(set(os.listdir(f"/proc/{p.pid}/fd")), {"0", "1", "2"})
+
+    def test_mounts_stay_inside(self):
+        """On a host whose mounts are shared, as systemd has them."""
+        words = self.strict_words(tail=["hold"])
+        p = self.hold(["unshare", "-m", "--propagation", "shared", *words])
+        with open(f"/proc/{p.pid}/mountinfo") as f:
+            text = f.read()
+        self.assertIn(" shared:", text)
+        self.assertNotIn(" - tmpfs jail ", text)
+        with open(f"/proc/{self.child(p)}/mountinfo") as f:
+            self.assertEqual(len(f.readlines()), 1)
 
     def test_deeds(self):  # J5, J9: through the whole jail, under filter A and under the final one
         for tail in ([], ["final"]):

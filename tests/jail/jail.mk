@@ -11,6 +11,13 @@ all: $(B)/misbehave
 check-syscalls: all
 	$(Q)python3 tests/jail/syscall_audit.py --build $(B)
 
+# What the jail costs, and what a hostile neighbour can take. They report, they do not judge.
+.PHONY: bench-jail bench-fair
+bench-jail: all
+	$(Q)MAYFLY_BUILD=$(B) python3 tests/bench/bench_jail.py
+bench-fair: all
+	$(Q)MAYFLY_BUILD=$(B) python3 tests/bench/bench_fair.py
+
 # Renews the table that docs/threat-model.md quotes, and its sums in the README.
 QUOTE = awk '/^<!-- syscalls -->/ {print; print ""; print "```"; while ((getline line <"$(1)") > 0) print line; \
     print "```"; print ""; skip = 1} /^<!-- \/syscalls -->/ {skip = 0} !skip' $(2) >$(1).new && cp $(1).new $(2)
