@@ -13,7 +13,7 @@ static int restrict_ring(struct io_uring *r)
 {
     static const uint8_t ops[] = {IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READV,
                                   IORING_OP_WRITEV,   IORING_OP_FSYNC,       IORING_OP_FALLOCATE};
-    struct io_uring_restriction res[ARRAY_SIZE(ops) + 3] = {0};
+    struct io_uring_restriction res[ARRAY_SIZE(ops) + 4] = {0};
     unsigned n = 0;
 
     for (; n < ARRAY_SIZE(ops); n++) {
@@ -26,6 +26,8 @@ static int restrict_ring(struct io_uring *r)
     res[n++].sqe_flags = IOSQE_FIXED_FILE;
     res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
     res[n++].register_op = IORING_REGISTER_FILES_UPDATE;
+    res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
+    res[n++].register_op = IORING_UNREGISTER_FILES;
     return io_uring_register_restrictions(r, res, n);
 }
 
