@@ -76,7 +76,7 @@ def functions(lines):
 
 def main():
     bad, base, code = [], 0, 0
-    files = sorted(f for r in ROOMS for f in glob.glob(os.path.join(ROOT, r, "*.[ch]")))
+    files = sorted(f for r in {*ROOMS, *TRUSTED} for f in glob.glob(os.path.join(ROOT, r, "*.[ch]")))
     for f in files:
         rel = os.path.relpath(f, ROOT)
         with open(f) as h:
@@ -97,10 +97,12 @@ def main():
             if m and room_of(m[1]) and not allowed(rel, m[1]):
                 bad.append(f"{rel}:{i}: {room_of(rel)} may not include {m[1]}")
     if code >= LIMIT:
-        # A goal of the house, missed today and said so at every run; --size makes it a fault.
-        text = f"GOAL MISSED: the trusted base has {code} lines of code, fewer than {LIMIT} wanted"
-        print(text)
-        bad += [text] if "--size" in sys.argv else []
+        text = f"the trusted base has {code} lines of code, fewer than {LIMIT} allowed"
+        # A fault, unless the caller asks to be told alone: CI does while the goal is missed.
+        if "--size-told" in sys.argv:
+            print(f"GOAL MISSED: {text}")
+        else:
+            bad.append(text)
     for b in bad:
         print(b)
     print(f"include graph and sizes: {len(files)} files; trusted base: {code} lines of code, {base} with comments and "
