@@ -7,6 +7,12 @@
 
 #include <stdarg.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
 #define HORIZON (900ULL * NSEC_PER_SEC)
 
 // ---- coroutines: callee-saved registers on the stack, which is what is switched
@@ -52,6 +58,8 @@ static void prepare(struct sim_side *d)
 {
     uint64_t *sp = (uint64_t *)(void *)(d->stack + SIM_STACK) - 2;
 
+    // Whoever ran here and was killed left its frames, and what AddressSanitizer knows of them, behind.
+    ASAN_UNPOISON_MEMORY_REGION(d->stack, SIM_STACK);
     *--sp = (uint64_t)(uintptr_t)entry;
     *--sp = 0;                           // rbp
     *--sp = 0;                           // rbx
