@@ -41,7 +41,6 @@ static const struct {
 };
 
 // ---- values
-// -----------------------------------------------------------------------------------------
 
 static void move(struct codec *c, void *v, size_t n)
 {
@@ -123,7 +122,6 @@ void codec_walk(struct codec *c, const struct table *t, void *s)
 }
 
 // ---- encode
-// -----------------------------------------------------------------------------------------
 
 static void put_section(struct codec *c, uint32_t type, const struct table *t, const void *s)
 {
@@ -181,7 +179,6 @@ int codec_encode(const struct snap_blob *b, const struct vm_saved *s, uint8_t *b
 }
 
 // ---- decode
-// -----------------------------------------------------------------------------------------
 
 uint32_t codec_length(const uint8_t *head)
 {

@@ -17,7 +17,6 @@
 #define SNAP_VERSION_MIN 1u // oldest that can be read: N - 1 once there is one
 
 // ---- tables: one row says how one member goes onto the wire and comes back
-// ---------------------------------------------------------
 
 enum field_kind {
     F_INT,  // integers of `size` bytes, `count` of them, little-endian
@@ -52,7 +51,6 @@ extern const struct table t_snap_info, t_snap_machine, t_snap_cpuid, t_snap_cloc
     t_snap_serial, t_snap_i8042, t_snap_blk, t_snap_net, t_snap_vcpu;
 
 // ---- blobs
-// -----------------------------------------------------------------------------------------
 
 struct snap_info { // about the recording; for people but for arch, which must be ours
     char arch[16], monitor[32], id[CFG_ID_MAX + 1];

@@ -188,7 +188,6 @@ int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e)
 }
 
 // ---- merge
-// --------------------------------------------------------------------------------------------
 
 static int copy_pages(int from, int to, const uint64_t *bits, uint64_t npages, struct err *e)
 {

@@ -120,7 +120,6 @@ static unsigned blk_inflight(const struct vio_dev *d)
 }
 
 // ---- what it stands on
-// ----------------------------------------------------------------------------
 
 static int file_open(const struct vio_host *host, struct blk_file *f, int fd, struct err *e)
 {
@@ -192,7 +191,6 @@ void blk_settle(struct blk *b)
 }
 
 // ---- making and changing one
-// ----------------------------------------------------------------------
 
 struct blk *blk_new(const struct vio_host *host, struct guest_mem *mem, unsigned slot,
                     const struct blk_backing *k, const char id[20], const struct limiter_cfg *rl,

@@ -11,7 +11,6 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 #define MAX_RETRIES    8u
 
 // ---- transfers
-// ------------------------------------------------------------------------------------
 
 unsigned req_cut(struct blk_req *r, uint64_t len)
 {
@@ -66,7 +65,6 @@ ssize_t blk_read_now(struct blk_file *f, const struct iovec *iov, unsigned n, ui
 }
 
 // ---- the ring
-// -------------------------------------------------------------------------------------
 
 static void req_landed(struct vio_dev *d, struct vio_io *io, int res);
 
@@ -159,7 +157,6 @@ static void req_landed(struct vio_dev *d, struct vio_io *io, int res)
 }
 
 // ---- the kinds
-// ------------------------------------------------------------------------------------
 
 static int run_read(struct blk *b, struct blk_req *r)
 {
@@ -278,7 +275,6 @@ int req_run(struct blk *b, struct blk_req *r)
 }
 
 // ---- answering
-// ------------------------------------------------------------------------------------
 
 static void tally(struct blk *b, const struct blk_req *r, int rc)
 {

@@ -82,7 +82,6 @@ int req_write(struct blk *b, struct blk_req *r)
 }
 
 // ---- discard and write-zeroes
-// ---------------------------------------------------------------------
 
 // Lets r's segments name `len` zeros: the guest's were copied out and are needed no more.
 static void point_at_zeros(struct blk_req *r, uint64_t len)

@@ -57,7 +57,6 @@ enum { VIO_INT_VRING = 1, VIO_INT_CONFIG = 2 };
 #define VIO_F_VERSION_1     (1ULL << 32)
 
 // ---- plain state: what a snapshot carries for the transport, nothing else
-// ------------------------
 
 struct virtq_state {
     uint16_t size;       // chosen by the driver: a power of two, 1 to VIO_QUEUE_SIZE
@@ -79,7 +78,6 @@ struct vio_state {
 };
 
 // ---- queues (queue.c)
-// -----------------------------------------------------------------------------
 
 struct vio_dev;
 
@@ -134,7 +132,6 @@ bool virtq_has_avail(struct virtq *q);
 uint32_t vchain_read(const struct vchain *c, uint32_t off, void *buf, uint32_t len);
 
 // ---- what a device asks of the monitor
-// ------------------------------------------------------------
 
 enum vio_op { VIO_IO_READV, VIO_IO_WRITEV, VIO_IO_FSYNC, VIO_IO_FALLOCATE };
 
@@ -167,7 +164,6 @@ struct vio_host {
 };
 
 // ---- what the monitor asks of a device
-// ------------------------------------------------------------
 
 struct vio_ops {
     uint32_t id; // VIO_ID_*

@@ -6,7 +6,6 @@
 #include <sys/eventfd.h>
 
 // ---- struct vio_host
-// ------------------------------------------------------------------------------------
 
 static void host_irq(void *ctx, unsigned slot)
 {
@@ -107,7 +106,6 @@ void devices_init(struct vm *vm)
 }
 
 // ---- events of the loop
-// -----------------------------------------------------------------------------------
 
 static void on_kick(void *ctx, unsigned slot)
 {
@@ -189,7 +187,6 @@ const struct loop_ops devices_loop_ops = {
 };
 
 // ---- the table
-// ----------------------------------------------------------------------------------------------
 
 unsigned devices_layout(const struct vm *vm, struct boot_dev out[CFG_MAX_DEVS])
 {

@@ -155,7 +155,6 @@ int path_connect(struct vm *vm, const char *path, const char *field, struct pass
 }
 
 // ---- files that appear whole or not at all
-// ------------------------------------------------------------------
 
 // The directory of path, and the last part of it in f->name.
 static int open_parent(struct vm *vm, const char *path, struct new_file *f)

@@ -185,7 +185,6 @@ void platform_init(struct vm *vm)
 }
 
 // ---- serial port to its host descriptors
-// --------------------------------------------------------------
 
 // An own description with O_NONBLOCK, since setting the flag on an inherited one would change the
 // terminal for everyone who shares it. Sockets cannot be reopened; for them the flag is set.

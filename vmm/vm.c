@@ -225,7 +225,6 @@ int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 }
 
 // ---- start
-// ---------------------------------------------------------------------------------------------
 
 // #syscalls:config getrandom
 static int load_guest(struct vm *vm, struct err *e)

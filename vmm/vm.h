@@ -33,8 +33,7 @@ enum vm_exit {
     VM_EXIT_FAILURE = 1,  // set-up failed
     VM_EXIT_ARGS = 153,   // command line
     VM_EXIT_CONFIG = 152, // configuration file
-    VM_EXIT_GUEST =
-        3, // KVM gave up on the guest: internal error, failed emulation, triple fault is OK
+    VM_EXIT_GUEST = 3,    // KVM gave up on the guest: internal error, failed emulation
     VM_EXIT_HOST = 4,   // the host failed the monitor: a vCPU or the device thread could not go on
     VM_EXIT_MEMORY = 5, // a memory file shrank under a running guest, or its page server died
 };
@@ -92,8 +91,7 @@ bool vm_ended(const struct vm *vm);
 enum vm_exit vm_exit_status(const struct vm *vm, const char **why);
 
 // ---- before the start
-// ----------------------------------------------------------------------------- Paths are opened
-// here, through `fds` when they read "fd:N" (fds NULL: fd:N is refused).
+// Paths are opened here, through `fds` when they read "fd:N" (fds NULL: fd:N is refused).
 
 int vm_put_machine(struct vm *vm, const struct machine_cfg *c, struct err *e);
 // CPUID and MSR modifiers, all or none of them; a later call replaces an earlier one.
@@ -107,7 +105,6 @@ int vm_put_metrics(struct vm *vm, const struct metrics_cfg *c, struct passed_fds
 int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *fds, struct err *e);
 
 // ---- life cycle
-// -----------------------------------------------------------------------------------
 
 int vm_start(struct vm *vm, struct err *e);
 int vm_pause(struct vm *vm, struct err *e);  // idempotent
@@ -116,8 +113,7 @@ int vm_ctrl_alt_del(struct vm *vm, struct err *e);
 int vm_flush_metrics(struct vm *vm, struct err *e);
 
 // ---- after the start
-// ------------------------------------------------------------------------------ path: NULL leaves
-// the image, rl NULL (or absent buckets) the limits.
+// path: NULL leaves the image, rl NULL (or absent buckets) the limits.
 
 int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct limiter_cfg *rl,
                    struct passed_fds *fds, struct err *e);
@@ -125,7 +121,6 @@ int vm_patch_net(struct vm *vm, const char *id, const struct limiter_cfg *rx,
                  const struct limiter_cfg *tx, struct err *e);
 
 // ---- counters the API keeps
-// -----------------------------------------------------------------------
 
 enum vm_api_kind { API_GET, API_PUT, API_PATCH };
 // Counts an answered request under `what` ("drive", "machine_cfg", ...: Firecracker's metric

@@ -308,7 +308,6 @@ int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *
 }
 
 // ---- after the start
-// --------------------------------------------------------------------------------------
 
 struct patch {
     struct dev_slot *s;

@@ -122,7 +122,6 @@ static int prepare(struct job *j, struct err *e)
 }
 
 // ---- after
-// ---------------------------------------------------------------------------------------
 
 static void write_list(const struct job *j)
 {
@@ -177,7 +176,6 @@ void clone_finish(struct job *j)
 }
 
 // ---- commands
-// ------------------------------------------------------------------------------------
 
 static int run(struct job *j, struct err *e)
 {

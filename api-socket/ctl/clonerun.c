@@ -12,7 +12,6 @@
 enum { EV_API, EV_PROBE, EV_HANDOFF, EV_KINDS };
 
 // ---- workers
-// -------------------------------------------------------------------------------------
 
 static int open_taps(const struct job *j, int *fds, unsigned *nfds, char *out, size_t size,
                      struct err *e)
@@ -111,7 +110,6 @@ static void *worker(void *arg)
 }
 
 // ---- the loop
-// ------------------------------------------------------------------------------------
 
 // Out of the loop first: a monitor being spawned right now holds a copy of every descriptor until it
 // execs, and what such a copy keeps alive would be reported for ever.
@@ -313,7 +311,6 @@ int clone_run(struct job *j, struct err *e)
 }
 
 // ---- namespaces
-// ----------------------------------------------------------------------------------
 
 static void *ns_worker(void *arg)
 {

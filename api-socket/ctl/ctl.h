@@ -14,7 +14,6 @@
 #define CTL_PATH 256
 
 // ---- command line
-// -------------------------------------------------------------------------------
 
 enum opt_kind { OPT_FLAG, OPT_STR, OPT_NUM, OPT_LIST };
 struct opt_list {
@@ -43,7 +42,6 @@ int cmd_ask(int argc, char **argv);
 int cmd_end(int argc, char **argv);
 
 // ---- the API
-// -------------------------------------------------------------------------------------
 
 #define API_FDS_MAX 16
 
@@ -66,7 +64,6 @@ int api_call(int sock, const char *method, const char *path, const char *body, s
 long http_complete(const char *buf, size_t len, bool eof, int *status, size_t *body);
 
 // ---- network namespaces
-// --------------------------------------------------------------------------
 
 struct net_plan { // the same in every namespace, so that a guest cannot tell them apart
     const char *tap;
@@ -87,7 +84,6 @@ int net_open_tap(const char *tap, struct err *e);
 int net_probe(const struct net_plan *p, uint16_t port, struct err *e);
 
 // ---- monitors
-// ------------------------------------------------------------------------------------
 
 struct spawn {
     const char *mayfly; // the monitor's binary

@@ -19,7 +19,6 @@ uint64_t pool_count(const struct pool *p, enum shell_state st)
 }
 
 // ---- callers
-// ------------------------------------------------------------------------------------
 
 static void hang_up(struct taker *t)
 {
@@ -136,7 +135,6 @@ static void admit(struct pool *p)
 }
 
 // ---- the loop
-// -----------------------------------------------------------------------------------
 
 // What callers wait for comes at once, what only fills up comes one by one when it is quiet.
 static void refill(struct pool *p)

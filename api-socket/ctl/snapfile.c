@@ -8,7 +8,6 @@
 #include "snapshot/memfile.h"
 
 // ---- JSON and lines for people, from the same calls
-// ----------------------------------------------
 
 struct show {
     bool json;
@@ -81,7 +80,6 @@ static void end(struct show *s)
 }
 
 // ---- describe
-// -----------------------------------------------------------------------------------
 
 static void limiter(struct show *s, const char *name, const struct limiter_cfg *l)
 {
@@ -264,7 +262,6 @@ static int describe(const char *path, bool json, struct err *e)
 }
 
 // ---- merge
-// --------------------------------------------------------------------------------------
 
 static int merge(const char *base, const char *diff, const char *out, struct err *e)
 {

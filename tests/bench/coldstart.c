@@ -83,7 +83,6 @@ static char *numbered(const char *s, unsigned i)
 }
 
 // ---- the API
-// --------------------------------------------------------------------------------------
 
 static struct sockaddr_un address(const char *path)
 {
@@ -132,7 +131,6 @@ static void connect_to(struct life *l)
 }
 
 // ---- one life
-// -------------------------------------------------------------------------------------
 
 static void prepare(const struct plan *p, struct life *l)
 {
@@ -352,7 +350,6 @@ static int lives(char **v)
 }
 
 // ---- the floor
-// ------------------------------------------------------------------------------------
 
 static void bare_vm(int mem, size_t size, int out)
 {

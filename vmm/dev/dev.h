@@ -16,9 +16,9 @@
 #include "vmm/dev/platform.h"
 
 // ---- IOAPIC (Intel 82093AA): user-space half of the split irqchip
-// ------------------------------------- Every source in this machine is an edge: a pulse becomes
-// one MSI at once, or is kept pending while its entry is masked and sent at unmask, so that no
-// interrupt is lost. Level-triggered entries work as edges and never set Remote IRR.
+// Every source in this machine is an edge: a pulse becomes one MSI at once, or is kept pending while
+// its entry is masked and sent at unmask, so that no interrupt is lost. Level-triggered entries work
+// as edges and never set Remote IRR.
 
 struct ioapic_state {
     uint32_t id, sel;
@@ -42,10 +42,9 @@ void ioapic_save(struct ioapic *io, struct ioapic_state *s);
 int ioapic_load(struct ioapic *io, const struct ioapic_state *s, struct err *e);
 
 // ---- 16550A serial port
-// -------------------------------------------------------------------------------- Guest output
-// goes into a ring that the device thread drains; a full ring loses bytes and counts them, and
-// never stops a vCPU. Input waits in a 64-byte FIFO beyond which serial_rx_room says no. A token
-// bucket may limit output.
+// Guest output goes into a ring that the device thread drains; a full ring loses bytes and counts
+// them, and never stops a vCPU. Input waits in a 64-byte FIFO beyond which serial_rx_room says no. A
+// token bucket may limit output.
 
 #define SERIAL_TX_RING 4096
 #define SERIAL_RX_FIFO 64
@@ -82,7 +81,6 @@ void serial_save(struct serial *s, struct serial_state *out);
 int serial_load(struct serial *s, const struct serial_state *in, struct err *e);
 
 // ---- i8042 keyboard controller: reset line and Ctrl-Alt-Del
-// ------------------------------------------
 
 struct i8042_state {
     uint8_t status, ctrl, outp, cmd; // cmd: a command byte that awaits its data, or 0
