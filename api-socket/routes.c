@@ -154,10 +154,15 @@ PLAIN(put_boot, boot, vm_put_boot)
 PLAIN(put_metrics, metrics, vm_put_metrics)
 PLAIN(put_serial, serial, vm_put_serial)
 PLAIN(put_create, create, snapshot_create)
-PLAIN(put_load, load, snapshot_load)
 PLAIN(put_working_set, working_set, snapshot_working_set)
 PLAIN(put_send, send, migration_send)
 PLAIN(put_receive, receive, migration_receive)
+
+static int put_load(struct api_call *c, union wire *w, struct err *e)
+{
+    vm_hold(c->vm);
+    return snapshot_load(c->vm, &w->load, c->fds, e);
+}
 
 static int put_recover(struct api_call *c, union wire *w, struct err *e)
 {
@@ -200,13 +205,17 @@ static int put_action(struct api_call *c, union wire *w, struct err *e)
         return vm_flush_metrics(c->vm, e);
     if (w->action.type == ACT_CTRL_ALT_DEL)
         return vm_ctrl_alt_del(c->vm, e);
+    vm_hold(c->vm);
     int r = vm_start(c->vm, &why);
     return r ? err_set(e, -r, "Start microvm error: %.220s", why.msg) : 0;
 }
 
 static int patch_vm(struct api_call *c, union wire *w, struct err *e)
 {
-    return w->state.resumed ? vm_resume(c->vm, e) : vm_pause(c->vm, e);
+    if (!w->state.resumed)
+        return vm_pause(c->vm, e);
+    vm_hold(c->vm);
+    return vm_resume(c->vm, e);
 }
 
 // clang-format off

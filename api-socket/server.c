@@ -206,6 +206,8 @@ static void call(struct api *a, struct vm *vm, struct conn *c)
     c->head += r.head_len + r.body_len;
     c->req = (struct http_request){.body_max = a->o.body_max};
     reply(a, c, status, o.len);
+    flush(c);
+    vm_release(vm);
 }
 
 // Answers what has come whole. Stops while the peer does not take its answers.

@@ -264,6 +264,25 @@ int vm_configured(struct vm *vm, struct err *e)
     return vm->opts.confine ? vm->opts.confine(VM_THREAD_CONTROL, e) : 0;
 }
 
+static void let_go(struct vm *vm)
+{
+    vm->owed = vm->held;
+    if (!vm->held)
+        vcpu_go(vm->vcpu, vm->nvcpus);
+}
+
+void vm_hold(struct vm *vm)
+{
+    vm->held = true;
+}
+
+void vm_release(struct vm *vm)
+{
+    vm->held = false;
+    if (vm->owed)
+        let_go(vm);
+}
+
 int vm_start(struct vm *vm, struct err *e)
 {
     int rc = vm_refuse_state(vm, false, e);
@@ -295,7 +314,7 @@ int vm_start(struct vm *vm, struct err *e)
               "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "
               "an ordinary one cannot");
     vm->state = VM_RUNNING;
-    vcpu_go(vm->vcpu, vm->nvcpus);
+    let_go(vm);
     return 0;
 }
 
@@ -328,7 +347,7 @@ void vm_go(struct vm *vm)
         if (vcpu_tell_paused(vm->vcpu[i].fd))
             atomic_fetch_add(&vm->metrics.kvmclock_ctrl_fails, 1);
     vm->state = VM_RUNNING;
-    vcpu_go(vm->vcpu, vm->nvcpus);
+    let_go(vm);
 }
 
 int vm_resume(struct vm *vm, struct err *e)

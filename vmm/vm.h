@@ -109,6 +109,10 @@ int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *
 int vm_start(struct vm *vm, struct err *e);
 int vm_pause(struct vm *vm, struct err *e);  // idempotent
 int vm_resume(struct vm *vm, struct err *e); // idempotent
+// A start, load or resume between the two wakes its vCPUs in vm_release, so that the caller can answer first:
+// a woken vCPU may take the very processor that the answer would be written on.
+void vm_hold(struct vm *vm);
+void vm_release(struct vm *vm);
 int vm_ctrl_alt_del(struct vm *vm, struct err *e);
 int vm_flush_metrics(struct vm *vm, struct err *e);
 

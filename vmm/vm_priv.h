@@ -69,6 +69,7 @@ struct vm {
     struct vcpu vcpu[CFG_MAX_VCPUS];
     unsigned nvcpus; // C
     bool armed;      // threads exist
+    bool held, owed; // vm_hold: vCPUs are not woken; they are at vm_release
 
     struct helper helper;               // jobs from C
     struct loop loop;                   // D, with calls from any

@@ -4,6 +4,7 @@
 #define TESTS_UNIT_API_FAKE_H
 
 #include <pthread.h>
+#include <sys/socket.h>
 
 #include "vmm/log.h"
 #include "snapshot/mig.h"
@@ -21,6 +22,9 @@ struct vm {
     char path[CFG_PATH_MAX];
     bool had_rx, had_tx;
     int taken; // the descriptor that put_drive took for fd:0
+    int peer;  // > 0: the client's end of the connection
+    bool held;
+    unsigned freed, early; // holds that ended; those that did before the client had its answer
     unsigned nfds;
 };
 
@@ -125,6 +129,17 @@ int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *
     vm->cfg.serial = *c;
     vm->cfg.has_serial = true;
     return did(vm, "serial", e);
+}
+void vm_hold(struct vm *vm)
+{
+    vm->held = true;
+}
+void vm_release(struct vm *vm)
+{
+    char c;
+    vm->freed += vm->held;
+    vm->early += vm->held && vm->peer > 0 && recv(vm->peer, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 1;
+    vm->held = false;
 }
 int vm_start(struct vm *vm, struct err *e)
 {

@@ -121,6 +121,29 @@ START_TEST(drip)
 }
 END_TEST
 
+// Whoever starts, loads or resumes has the answer before a vCPU takes the processor.
+START_TEST(answer_before_vcpus)
+{
+    static const char *const says[] = {
+        "PUT /actions HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"action_type\":\"InstanceStart\"}",
+        "PATCH /vm HTTP/1.1\r\nContent-Length: 18\r\n\r\n{\"state\":\"Paused\"}",
+        "PATCH /vm HTTP/1.1\r\nContent-Length: 19\r\n\r\n{\"state\":\"Resumed\"}"};
+    int fd = dial();
+    vm.peer = fd;
+    for (size_t i = 0; i < ARRAY_SIZE(says); i++) {
+        say(fd, says[i]);
+        ck_assert_int_eq(hear(fd, 1), 1);
+        ck_assert_ptr_nonnull(strstr(got, " 204 "));
+    }
+    say(fd, GET);
+    ck_assert_int_eq(hear(fd, 1), 1); // behind the last hold's end
+    ck_assert_uint_eq(vm.freed, 2);
+    ck_assert_uint_eq(vm.early, 0);
+    vm.peer = 0;
+    close(fd);
+}
+END_TEST
+
 START_TEST(pipelining)
 {
     int fd = dial();
@@ -399,6 +422,7 @@ int main(void)
     TCase *t = tcase_create("server");
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_test(t, answer_before_vcpus);
     tcase_add_test(t, drip);
     tcase_add_test(t, pipelining);
     tcase_add_test(t, half_close);
