@@ -154,13 +154,12 @@ static int build(struct loading *x, struct err *e)
     int rc = vm_restore_shape(x->vm, x->s, &x->o, e);
     if (rc)
         return rc;
-    rc = x->paged ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
-                  : mem_back_file(vm_mem(x->vm), x->mem_fd, e);
-    if (rc == 0)
-        rc = mem_back_holes(vm_mem(x->vm), x->mem_fd,
-                            x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
-                                                                         : MEM_PAGES_SMALL,
-                            e);
+    rc = x->paged
+             ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
+             : mem_back_file(vm_mem(x->vm), x->mem_fd,
+                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
+                                                                          : MEM_PAGES_SMALL,
+                             e);
     if (rc == 0 && x->wset_fd >= 0)
         rc = wset_prefetch(x->vm, x->wset_fd, x->blob.id, e);
     if (rc == 0)

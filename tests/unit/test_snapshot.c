@@ -109,7 +109,7 @@ START_TEST(own_pages_over_a_file)
     fill(1, 7);
     pages_set(bits, 0, MEM / PAGE_SIZE);
     ck_assert_int_eq(save(fd, MEMFILE_FULL, 1, 0), 0);
-    ck_assert_int_eq(mem_back_file(&m, fd, &e), 0);
+    ck_assert_int_eq(mem_back_file(&m, fd, MEM_PAGES_SMALL, &e), 0);
     memset(bits, 0, sizeof(bits));
     ck_assert_uint_eq(page(1)[0] + page(2)[0], 7); // read
     ck_assert_int_eq(pages_own(&m, map, bits, &e), 0);
@@ -138,7 +138,7 @@ START_TEST(full)
     memset(bits, 0, sizeof(bits));
     ck_assert_int_eq(memfile_data(fd, MEM, bits, &e), 0);
     ck_assert_uint_eq(count(bits), 3);
-    ck_assert_int_eq(mem_back_file(&m, fd, &e), 0);
+    ck_assert_int_eq(mem_back_file(&m, fd, MEM_PAGES_SMALL, &e), 0);
     ck_assert(page(3)[7] == 1 && page(9)[4095] == 1 && page(1023)[0] == 2 && page(4)[0] == 0);
 }
 END_TEST
@@ -167,7 +167,7 @@ START_TEST(merge)
     ck_assert(h.kind == MEMFILE_FULL && h.id[0] == 2);
     uint8_t *want = malloc(MEM);
     memcpy(want, page(0), MEM);
-    ck_assert_int_eq(mem_back_file(&m, out, &e), 0);
+    ck_assert_int_eq(mem_back_file(&m, out, MEM_PAGES_SMALL, &e), 0);
     ck_assert_int_eq(memcmp(want, page(0), MEM), 0);
     free(want);
     ck_assert_int_eq(fstat(out, &st), 0);
@@ -196,7 +196,7 @@ START_TEST(diff_without_holes)
     ssize_t n = pread(diff, buf, sizeof(buf), 0);
     ck_assert_int_eq(pwrite(fat, buf, (size_t)n, 0), n);
     ck_assert_int_eq(memfile_merge(base, fat, out, &e), 0);
-    ck_assert_int_eq(mem_back_file(&m, out, &e), 0);
+    ck_assert_int_eq(mem_back_file(&m, out, MEM_PAGES_SMALL, &e), 0);
     ck_assert(page(1)[0] == 1 && page(2)[0] == 2);
 }
 END_TEST

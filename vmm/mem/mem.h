@@ -34,6 +34,7 @@ struct guest_mem {
     unsigned n;
     struct mem_region r[MEM_MAX_REGIONS];
     uint64_t size; // bytes of RAM in all
+    bool backed;   // else the reservation is as mem_reserve made it
     _Atomic uint64_t
         *dirty; // pages the monitor wrote, bit = file_off / PAGE_SIZE; NULL: not tracked
 };
@@ -59,14 +60,11 @@ int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e);
 void mem_dense(const struct guest_mem *m, uint64_t gpa, uint64_t n);
 
 // Backs it with fd, MAP_PRIVATE: guest writes never reach the file, unwritten pages are shared with
-// every other clone. fd must be a regular file of at least m->size bytes; it may be closed
-// afterwards. Errors: -EINVAL (not a regular file, too short), -ENOMEM.
-int mem_back_file(struct guest_mem *m, int fd, struct err *e);
-
-// After mem_back_file: where the file has a hole of 2 MiB or more, anonymous memory takes its place. It
-// reads as the same zeros, but a first write neither fills the page cache with a page of zeros nor
-// copies one, and it can be huge pages (MEM_PAGES_TRANSPARENT). Errors: -ENOMEM; mem_unback then.
-int mem_back_holes(struct guest_mem *m, int fd, enum mem_pages pages, struct err *e);
+// every other clone. Where the file has a hole of 2 MiB or more, anonymous memory takes its place: it reads
+// as the same zeros, but a first write neither fills the page cache with a page of zeros nor copies one, and
+// it can be huge pages (MEM_PAGES_TRANSPARENT). fd must be a regular file of at least m->size bytes; it may
+// be closed afterwards. Errors: -EINVAL (not a regular file, too short), -ENOMEM (nothing is backed then).
+int mem_back_file(struct guest_mem *m, int fd, enum mem_pages pages, struct err *e);
 
 // Takes the backing away again (PROT_NONE), as after mem_reserve.
 void mem_unback(struct guest_mem *m);
