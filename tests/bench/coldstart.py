@@ -15,7 +15,7 @@ import tempfile
 import time
 
 from bench import facts, median, num, p99, progress
-from coldstart_host import (GUEST, HOST, MAC, Names, api, drop_cache, meminfo, monitors, pss_kib, recorded, run,
+from coldstart_host import (GUEST, Names, api, drop_cache, meminfo, monitors, pss_kib, recorded, restored, run,
                             switches)
 from coldstart_report import write_report
 
@@ -25,8 +25,8 @@ MIB = 1 << 20
 class Variant:
     """One way to restore: which monitor, started before the clock or on it."""
 
-    def __init__(self, name, bench, peer, shell):
-        self.name, self.bench, self.peer, self.shell = name, bench, peer, shell
+    def __init__(self, name, bench, peer, shell, working_set=False):
+        self.name, self.bench, self.peer, self.shell, self.working_set = name, bench, peer, shell, working_set
 
     def lives(self, n, together, mem, touch=0, cold=False, huge=False):
         """n lives, `together` at a time: a list of dicts."""
@@ -39,6 +39,8 @@ class Variant:
         args = []
         if self.peer == "mayfly":
             load["drive_overrides"] = [{"drive_id": "disk", "cow_path": work + "/@I@.cow"}]
+            if self.working_set:
+                load["working_set_path"] = b.working_set(mem, touch)
             for i in range(n):
                 open(f"{work}/{i}.cow", "w").close()
             cmd = [b.mayfly, "--api-sock", work + "/@I@.sock", "--passed-fd", "api=214", "--level", "Off",
@@ -72,7 +74,9 @@ class Bench:
         self.kernel = os.path.join(self.build, "guests", "function.elf")
         self.firecracker = os.environ.get("PEER_FIRECRACKER", "")
         self.snapshots = {}
-        self.variants = [Variant("mayfly", self, "mayfly", False), Variant("mayfly, shell", self, "mayfly", True)]
+        self.working_sets = {}
+        self.variants = [Variant("mayfly", self, "mayfly", False), Variant("mayfly, shell", self, "mayfly", True),
+                         Variant("mayfly, shell, working set", self, "mayfly", True, True)]
         self.skipped = None
         if self.firecracker and os.access(self.firecracker, os.X_OK):
             self.variants += [Variant("firecracker", self, "firecracker", False),
@@ -93,6 +97,16 @@ class Bench:
                     pass
             self.snapshots[key] = path
         return self.snapshots[key]
+
+
+    def working_set(self, mem, touch):
+        """The file of what a clone touched until it had answered (and had written `touch` MiB)."""
+        if (mem, touch) not in self.working_sets:
+            path = os.path.join(self.work, f"{mem}-{touch}.ws")
+            with restored(self, self.snapshot("mayfly", mem), touch) as m:
+                m.record(path)
+            self.working_sets[mem, touch] = path
+        return self.working_sets[mem, touch]
 
 
 class Samples(dict):
@@ -124,7 +138,7 @@ def clocks(b):
             for x in v.lives(2, 1, 128, touch=16) if r else ():
                 out.add("load asked to 16 MiB written" if v.shell else "spawn to 16 MiB written", v.name,
                         (x["touched"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
-            for x in v.lives(2, 1, 128, touch=16, huge=True) if r and v.peer == "mayfly" else ():
+            for x in v.lives(2, 1, 128, touch=16, huge=True) if r and v.peer == "mayfly" and not v.working_set else ():
                 out.add(("load asked" if v.shell else "spawn") + " to 16 MiB written, huge_pages Transparent", v.name,
                         (x["touched"] - (x["asked"] if v.shell else x["spawn"])) / 1e6)
             for x in v.lives(1, 1, 128, cold=True) if r else ():
@@ -133,6 +147,12 @@ def clocks(b):
         for _ in range(4 if r else 0):
             out.add("spawn to guest's first packet, 128 MiB", "floor", floor(b, 1)["ns"] / 1e6)
         progress("clocks", r, rounds // 4)
+    # What a working set costs: memory that a clone would have shared, or not have had yet.
+    for touch in (0, 16):
+        for v in b.variants[1:3]:
+            ws = b.working_set(128, touch) if v.working_set else None
+            with restored(b, b.snapshot("mayfly", 128), 0, ws) as m:
+                out.add(f"PSS once answered, working set of {touch} MiB written, KiB", v.name, pss_kib(m.p.pid))
     return out
 
 
@@ -146,7 +166,7 @@ def fan(b):
     for n in [x for x in (1, 10, 20, 50, 100, 200) if x <= b.names.n]:
         for r in range((b.args.rounds or 40) // 8 or 1):
             for v in b.variants:
-                if v.peer == "firecracker" and (n > 100 or r > 2):
+                if v.peer == "firecracker" and (n > 100 or r > 2):  # minutes, for what is known by then
                     continue
                 xs = v.lives(n, n, 128)
                 out.add(n, v.name, (max(x["echo"] for x in xs) -

@@ -73,6 +73,52 @@ def api(sock, method, path, body):
     return took
 
 
+def spawned(b, cmd):
+    return subprocess.Popen(["ip", "netns", "exec", b.names.prefix + "0", *cmd], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def asked(b, touch):
+    path = f"touch?mib={touch}" if touch else "counter"
+    run("ip", "netns", "exec", b.names.prefix + "0", "curl", "-sS", "--fail", "--retry", "50", "--retry-connrefused",
+        "--retry-delay", "0", "--connect-timeout", "0.2", "--retry-all-errors", f"http://{GUEST}/{path}")
+
+
+class restored:
+    """A clone of a snapshot that answered; ends with the block."""
+
+    def __init__(self, b, snap, touch=0, working_set=None):
+        self.b, self.snap, self.touch, self.working_set = b, snap, touch, working_set
+
+    def __enter__(self):
+        b = self.b
+        self.sock, cow = os.path.join(b.fast, "restored.sock"), os.path.join(b.fast, "restored.cow")
+        open(cow, "w").close()
+        load = {"snapshot_path": self.snap + ".state", "resume_vm": True,
+                "mem_backend": {"backend_type": "File", "backend_path": self.snap + ".mem"},
+                "drive_overrides": [{"drive_id": "disk", "cow_path": cow}]}
+        if self.working_set:
+            load["working_set_path"] = self.working_set
+        self.p = spawned(b, [b.mayfly, "--api-sock", self.sock, "--level", "Off"])
+        while True:
+            try:
+                api(self.sock, "PUT", "/snapshot/load", load)
+                break
+            except OSError:
+                time.sleep(0.005)
+        asked(b, self.touch)
+        return self
+
+    def record(self, path):
+        api(self.sock, "PATCH", "/vm", {"state": "Paused"})
+        api(self.sock, "PUT", "/snapshot/working-set", {"working_set_path": path})
+
+    def __exit__(self, *exc):
+        self.p.kill()
+        self.p.wait()
+        time.sleep(0.1)
+
+
 class recorded:
     """A booted guest that answered and is paused, of either monitor; ends with the block."""
 
@@ -90,9 +136,7 @@ class recorded:
                 f.write(os.urandom(16 << 20))
         cmd = [self.binary, "--api-sock", self.sock, "--level", "Off"]
         cmd += ["--no-seccomp", "--log-path", "/dev/null"] if self.peer == "firecracker" else []
-        ns = b.names.prefix + "0"
-        self.p = subprocess.Popen(["ip", "netns", "exec", ns, *cmd], stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.p = spawned(b, cmd)
         machine = {"vcpu_count": 1, "mem_size_mib": self.mem}
         if self.huge:
             machine["huge_pages"] = "Transparent"
@@ -107,9 +151,7 @@ class recorded:
         api(self.sock, "PUT", "/network-interfaces/eth0", {"iface_id": "eth0", "host_dev_name": "tap0",
                                                             "guest_mac": MAC})
         api(self.sock, "PUT", "/actions", {"action_type": "InstanceStart"})
-        path = f"touch?mib={self.touch}" if self.touch else "counter"
-        run("ip", "netns", "exec", ns, "curl", "-sS", "--fail", "--retry", "50", "--retry-connrefused", "--retry-delay",
-            "0", "--connect-timeout", "0.2", "--retry-all-errors", f"http://{GUEST}/{path}")
+        asked(b, self.touch)
         api(self.sock, "PATCH", "/vm", {"state": "Paused"})
         return self
 

@@ -7,7 +7,8 @@ import os
 from bench import markdown, median, num, p99
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COLOURS = {"mayfly": "#0b6e4f", "mayfly, shell": "#1fa774", "mayflyctl clone": "#3a6ea5",
+COLOURS = {"mayfly": "#0b6e4f", "mayfly, shell": "#1fa774", "mayfly, shell, working set": "#8bd3a8",
+           "mayflyctl clone": "#3a6ea5",
            "mayflyctl clone --pool": "#7fb2e5", "firecracker": "#c8553d", "firecracker, shell": "#e8a598",
            "floor": "#888888"}
 ORDER = list(COLOURS)
