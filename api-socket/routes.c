@@ -289,20 +289,23 @@ static const struct route *find(enum http_verb verb, const char *first, const ch
 static int perform(struct api_call *c, const struct route *r, const struct json_doc *d, int tok,
                    const char *id, struct err *e)
 {
-    union wire w = {0};
+    // So large that libc maps it: pages that stay untouched cost nothing, the others go back at the end.
+    _cleanup_(free_ptrp) union wire *w = calloc(1, MAX(sizeof(*w), 256 * KIB));
     struct err why = {0};
     unsigned now = vm_state(c->vm) == VM_NOT_STARTED ? PRE : POST;
+    if (!w)
+        return err_set(e, ENOMEM, "out of memory");
     if (r->flags & CURRENT)
-        w.machine.c = vm_config(c->vm)->machine;
-    if (r->type && json_bind(d, tok, r->type, &w, &why) != 0)
+        w->machine.c = vm_config(c->vm)->machine;
+    if (r->type && json_bind(d, tok, r->type, w, &why) != 0)
         return err_set(e, EINVAL, MALFORMED, why.msg);
-    if (r->flags & HAS_ID && id && strcmp(id, (const char *)&w) != 0) // ids come first in wires
+    if (r->flags & HAS_ID && id && strcmp(id, (const char *)w) != 0) // ids come first in wires
         return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
     if (!(r->flags & now))
         return err_set(e, EPERM, "%s", now == PRE ? before : after);
     int rc =
         r->verb != VERB_GET && strcmp(r->path, "migration") ? migration_refuse(c->vm, &why) : 0;
-    rc = rc ? rc : r->call(c, &w, &why);
+    rc = rc ? rc : r->call(c, w, &why);
     return rc ? err_set(e, -rc, "%s%.220s", r->prefix, why.msg) : 0;
 }
 

@@ -233,14 +233,6 @@ static int configure(struct monitor *m, struct err *e)
     return rc ? rc : a->config_file ? vm_start(m->vm, e) : 0;
 }
 
-// What a request will want of the stack, before one comes: a page touched first costs a microsecond or two.
-__attribute__((noinline)) static void touch_stack(void)
-{
-    volatile char s[64 * KIB];
-    for (size_t i = 0; i < sizeof(s); i += PAGE_SIZE)
-        s[i] = 0;
-}
-
 // Not stdio, whose write no filter holds.
 static void complain(const char *why)
 {
@@ -265,7 +257,6 @@ static int run(struct monitor *m)
         complain(e.msg);
         return VM_EXIT_FAILURE;
     }
-    touch_stack();
     rc = configure(m, &e);
     free(m->config);
     if (rc) {

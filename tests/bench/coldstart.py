@@ -15,8 +15,8 @@ import tempfile
 import time
 
 from bench import facts, median, num, p99, progress
-from coldstart_host import (GUEST, Names, api, drop_cache, meminfo, monitors, pss_kib, recorded, restored, run,
-                            switches)
+from coldstart_host import (GUEST, Names, api, drop_cache, meminfo, monitors, own_kib, pss_kib, recorded, restored,
+                            run, switches)
 from coldstart_report import write_report
 
 MIB = 1 << 20
@@ -218,8 +218,10 @@ def density(b):
         wakes = switches(pids) - s0
         again = json.loads(run(b.ctl, "ask", b.fast + "/clones", "--guest", GUEST + "/24", "--json"))
         sample = pids[:: max(1, n // 20)]
+        own = [own_kib(pid) for pid in sample]
         row = {"n": n, "total_ms": t["total_ms"], "answered": t["answered"], "again": again["answered"],
                "again_ms": again["total_ms"], "pss_kib": sum(map(pss_kib, sample)) / len(sample),
+               "own_rss_kib": sum(x[0] for x in own) / len(own), "own_pss_kib": sum(x[1] for x in own) / len(own),
                "wakes_per_s": wakes / 5 / n, "netns_kib": made}
         for key, name in (("MemAvailable", "available_kib"), ("Slab", "slab_kib"), ("PageTables", "tables_kib"),
                           ("KernelStack", "stack_kib")):

@@ -185,6 +185,21 @@ def pss_kib(pid):
         return int(re.search(r"^Pss:\s+(\d+)", f.read(), re.M)[1])
 
 
+def own_kib(pid):
+    """RSS and PSS of the monitor alone: mappings as large as a guest's memory and those of a memory file left out."""
+    rss = pss = 0
+    with open(f"/proc/{pid}/smaps") as f:
+        for line in f:
+            m = re.match(r"([0-9a-f]+)-([0-9a-f]+) .*", line)
+            if m:
+                mine = int(m[2], 16) - int(m[1], 16) < 16 << 20 and not line.rstrip().endswith(".mem")
+            elif mine and line.startswith("Rss:"):
+                rss += int(line.split()[1])
+            elif mine and line.startswith("Pss:"):
+                pss += int(line.split()[1])
+    return rss, pss
+
+
 def switches(pids):
     """How often the monitors' threads gave up a CPU of their own will: each time after a wake-up."""
     n = 0

@@ -94,9 +94,10 @@ def table(samples, first):
 
 def density_table(rows):
     head = ["clones", "answered", "again later", "first to last, ms", "asked again, ms", "MemAvailable", "slab",
-            "page tables", "kernel stacks", "PSS", "wake-ups a second", "a namespace", "all gone, ms"]
+            "page tables", "kernel stacks", "PSS", "monitor alone, RSS", "monitor alone, PSS", "wake-ups a second",
+            "a namespace", "all gone, ms"]
     keys = ["n", "answered", "again", "total_ms", "again_ms", "available_kib", "slab_kib", "tables_kib", "stack_kib",
-            "pss_kib", "wakes_per_s", "netns_kib", "end_ms"]
+            "pss_kib", "own_rss_kib", "own_pss_kib", "wakes_per_s", "netns_kib", "end_ms"]
     return markdown([head] + [["-" if r[k] is None else str(r[k]) if k in ("n", "answered", "again") else num(r[k])
                                for k in keys] for r in rows])
 
