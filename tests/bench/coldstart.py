@@ -15,8 +15,8 @@ import tempfile
 import time
 
 from bench import facts, median, num, p99, progress
-from coldstart_host import (GUEST, Names, api, drop_cache, meminfo, monitors, own_kib, pss_kib, recorded, restored,
-                            run, switches)
+from coldstart_host import (GUEST, Names, api, create as create_snapshot, drop_cache, guest, meminfo, monitors, own_kib,
+                            pss_kib, recorded, restored, run, switches)
 from coldstart_report import write_report
 
 MIB = 1 << 20
@@ -239,7 +239,7 @@ def density(b):
 def create(b):
     """Making snapshots: how long the API answers, and what lies on the disk."""
     out = Samples()
-    peers = ["mayfly"] + (["firecracker"] if len(b.variants) > 2 else [])
+    peers = ["mayfly"] + sorted({v.peer for v in b.variants} - {"mayfly"})
     for r in range((b.args.rounds or 40) // 8 or 1):
         for peer in peers:
             binary = b.mayfly if peer == "mayfly" else b.firecracker
@@ -253,8 +253,27 @@ def create(b):
                     for f in (path + ".mem", path + ".state"):
                         os.unlink(f)
         out.add("diff of a clone after 1 MiB written, ms", "mayfly", diff(b))
+        with recorded(b, "mayfly", b.mayfly, 1024, touch=16, pause=False) as m:
+            live(b, out, "booted", m.sock)
+        with restored(b, b.snapshot("mayfly", 1024), 16) as m:
+            live(b, out, "a clone", m.sock)
         progress("create", r + 1, (b.args.rounds or 40) // 8 or 1)
     return out
+
+
+def live(b, out, what, sock):
+    """The guest's own longest stop, by its TSC, while it rewrites 8 MiB at 50 MiB/s; and until the answer."""
+    path = os.path.join(b.work, "live")
+    for q in ("spin?on", "dirty?mib=8&rate=50"):
+        guest(b, q)
+    time.sleep(0.3)
+    guest(b, "tsc?reset")
+    took = create_snapshot(sock, path, live=True)
+    out.add(f"live, 1024 MiB with 24 MiB touched, {what}: guest stopped, ms", "mayfly",
+            json.loads(guest(b, "tsc"))["gap_ns"] / 1e6)
+    out.add(f"live, 1024 MiB with 24 MiB touched, {what}: in all, ms", "mayfly", took * 1000)
+    for f in (path + ".mem", path + ".state"):
+        os.unlink(f)
 
 
 def diff(b):

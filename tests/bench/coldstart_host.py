@@ -79,9 +79,21 @@ def spawned(b, cmd):
 
 
 def asked(b, touch):
-    path = f"touch?mib={touch}" if touch else "counter"
-    run("ip", "netns", "exec", b.names.prefix + "0", "curl", "-sS", "--fail", "--retry", "50", "--retry-connrefused",
-        "--retry-delay", "0", "--connect-timeout", "0.2", "--retry-all-errors", f"http://{GUEST}/{path}")
+    return guest(b, f"touch?mib={touch}" if touch else "counter")
+
+
+def guest(b, path):
+    return run("ip", "netns", "exec", b.names.prefix + "0", "curl", "-sS", "--fail", "--retry", "50",
+               "--retry-connrefused", "--retry-delay", "0", "--connect-timeout", "0.2", "--retry-all-errors",
+               f"http://{GUEST}/{path}")
+
+
+def create(sock, path, **more):
+    """Seconds that the API took to make a snapshot."""
+    for f in (path + ".state", path + ".mem"):
+        if os.path.exists(f):
+            os.unlink(f)
+    return api(sock, "PUT", "/snapshot/create", {"snapshot_path": path + ".state", "mem_file_path": path + ".mem", **more})
 
 
 class restored:
@@ -122,7 +134,8 @@ class restored:
 class recorded:
     """A booted guest that answered and is paused, of either monitor; ends with the block."""
 
-    def __init__(self, b, peer, binary, mem, touch=0, huge=False):
+    def __init__(self, b, peer, binary, mem, touch=0, huge=False, pause=True):
+        self.pause = pause
         self.b, self.peer, self.binary, self.mem, self.touch, self.huge = b, peer, binary, mem, touch, huge
 
     def __enter__(self):
@@ -152,15 +165,12 @@ class recorded:
                                                             "guest_mac": MAC})
         api(self.sock, "PUT", "/actions", {"action_type": "InstanceStart"})
         asked(b, self.touch)
-        api(self.sock, "PATCH", "/vm", {"state": "Paused"})
+        if self.pause:
+            api(self.sock, "PATCH", "/vm", {"state": "Paused"})
         return self
 
     def snapshot(self, path):
-        for f in (path + ".state", path + ".mem"):
-            if os.path.exists(f):
-                os.unlink(f)
-        return api(self.sock, "PUT", "/snapshot/create", {"snapshot_path": path + ".state",
-                                                          "mem_file_path": path + ".mem"})
+        return create(self.sock, path)
 
     def __exit__(self, *exc):
         self.p.kill()
