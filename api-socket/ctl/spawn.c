@@ -118,9 +118,11 @@ int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
         argv[n++] = "--dir";
         argv[n++] = s->dirs->v[i];
     }
-    if (s->uid && s->gid) {
+    if (s->uid) {
         argv[n++] = "--uid";
         argv[n++] = s->uid;
+    }
+    if (s->gid) {
         argv[n++] = "--gid";
         argv[n++] = s->gid;
     }
