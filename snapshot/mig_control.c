@@ -68,11 +68,13 @@ static int stop(struct mig_run *r, struct err *e)
 
 static int back(struct mig_run *r, struct err *e)
 {
-    int rc = vm_state(r->vm) == VM_PAUSED ? vm_disks_lock(r->vm, true, e) : 0;
+    const bool runs = vm_state(r->vm) == VM_RUNNING;
+    int rc = runs ? vm_pause(r->vm, e) : vm_disks_lock(r->vm, true, e);
 
-    if (!r->tracking && vm_mem(r->vm)->dirty)
+    // Paused either way: the device thread marks pages in what goes away here.
+    if (vm_state(r->vm) == VM_PAUSED && !r->tracking && vm_mem(r->vm)->dirty)
         vm_dirty_track(r->vm, false, NULL);
-    return rc == 0 && r->m.peer_ran ? vm_resume(r->vm, e) : rc;
+    return rc == 0 && (runs || r->m.peer_ran) ? vm_resume(r->vm, e) : rc;
 }
 
 // ---- target -----------------------------------------------------------------------------------------------

@@ -295,6 +295,7 @@ void vm_restore_undo(struct vm *vm)
 {
     devices_free(vm);
     vm_drop_disks(vm);
+    vm->disks_unlocked = false;
     mem_unback(&vm->mem);
     loop_call(&vm->loop, reset_platform, vm);
     vm->cfg.machine = vm->before_load;

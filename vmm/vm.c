@@ -356,6 +356,9 @@ int vm_resume(struct vm *vm, struct err *e)
     int rc = vm_refuse_state(vm, true, e);
     if (rc || vm->state == VM_RUNNING)
         return rc;
+    if (vm->disks_unlocked &&
+        (rc = vm_disks_lock(vm, true, e))) // a migration gave them up, in vain
+        return rc;
     devices_resume(vm);
     vm_go(vm);
     count_latency(vm, "resume_vm", "vmm_resume_vm", t);

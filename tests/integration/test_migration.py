@@ -280,6 +280,31 @@ class Failures(MigrationCase):
         self.get("/counter")
         wait(dst, ("failed",))
 
+    def test_many_cancelled_under_traffic(self):
+        """The record of dirty pages comes and goes while the device thread writes into it."""
+        src, dst = self.boot(drives=[self.disk()]), self.target()
+        stop = threading.Event()
+
+        def load():
+            while not stop.is_set():
+                self.get("/sector/3", "PUT", b"x" * 512)
+                self.get("/touch?mib=1")
+        t = threading.Thread(target=load)
+        t.start()
+        try:
+            for _ in range(25):
+                begin(src, dst, arbiter=self.arbiter, mode="precopy", bandwidth_mib_s=1)
+                wait(src, ("active",), stage="pre-copy")
+                src.put("/migration/cancel")
+                wait(src, ("cancelled",))
+                wait(dst, ("failed",))
+        finally:
+            stop.set()
+            t.join()
+        self.assertFalse(src.get("/machine-config")["track_dirty_pages"])
+        self.move(src, dst)
+        self.get("/counter")
+
     def test_cancel_at_the_target(self):
         src, dst = self.begin_slow("precopy")
         wait(dst, ("active",), stage="pre-copy")
@@ -392,6 +417,20 @@ class Refused(MigrationCase):
         begin(src, dst, arbiter=self.arbiter, mode="postcopy",
               receive={"drive_overrides": [{"drive_id": "disk0", "path_on_host": link}]})
         wait(src), wait(dst)
+        self.get("/counter")
+
+    def test_a_failed_target_locks_disks_again(self):
+        """What a receive may do, open a disk that the source still owns, ends with it."""
+        disk = self.disk()
+        src = self.boot(drives=[disk])
+        dst = self.target()
+        begin(src, dst, arbiter=self.arbiter, mode="postcopy",
+              receive={"network_overrides": [{"iface_id": "eth0", "host_dev_name": "nosuch"}]})
+        self.assertIn("nosuch", wait(dst, ("failed",))["error"])
+        wait(src, ("failed",))
+        self.assertEqual((src.state(), dst.state()), ("Running", "Not started"))
+        with self.assertRaisesRegex(ApiError, "in use"):
+            dst.put("/drives/disk0", drive_id="disk0", path_on_host=disk, is_root_device=False)
         self.get("/counter")
 
     def test_arbiter(self):
