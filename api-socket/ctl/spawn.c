@@ -118,11 +118,9 @@ int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
         argv[n++] = "--dir";
         argv[n++] = s->dirs->v[i];
     }
-    if (s->uid) {
+    if (s->uid && s->gid) {
         argv[n++] = "--uid";
         argv[n++] = s->uid;
-    }
-    if (s->gid) {
         argv[n++] = "--gid";
         argv[n++] = s->gid;
     }

@@ -52,25 +52,6 @@ static void inherit_cpuset(struct run *r, const char *dir, const char *parent)
     }
 }
 
-static bool noted(struct run *r, const char *dir)
-{
-    for (size_t i = 0; i < r->n_cgroup_join; i++)
-        if (!strcmp(r->cgroup_join[i], dir))
-            return true;
-    return false;
-}
-
-// Whether it is new. In strict mode an empty one of this id was left by a jail that was killed: it goes, which a
-// group in use would not.
-static bool make_group(struct run *r, const char *dir, bool own)
-{
-    if (!mkdir(dir, 0755))
-        return true;
-    if (errno != EEXIST)
-        die(r, "cgroup %s: %s", dir, strerror(errno));
-    return own && r->a->strict && !noted(r, dir) && !rmdir(dir) && !mkdir(dir, 0755);
-}
-
 // Makes <mount>/<parent>/<id> for one controller. The last part must be new: a group that is there
 // already belongs to a running microVM or to somebody else.
 static void make_path(struct run *r, const char *mount, const char *controller, char *leaf,
@@ -82,21 +63,32 @@ static void make_path(struct run *r, const char *mount, const char *controller, 
              r->a->id);
     snprintf(enable, sizeof(enable), "+%s", controller);
     snprintf(leaf, size, "%s", mount);
-    for (char *p = strtok(rel, "/"), *next; p; p = next) {
+    for (char *p = strtok(rel, "/"); p; p = strtok(NULL, "/")) {
         char parent[512];
-        next = strtok(NULL, "/");
         snprintf(parent, sizeof(parent), "%s", leaf);
         if (r->a->cgroup_version == 2)
             write_file(r, parent, "cgroup.subtree_control", enable);
         size_t n = strlen(leaf);
         snprintf(leaf + n, size - n, "/%s", p);
-        fresh = make_group(r, leaf, !next);
-        if (fresh && !strcmp(controller, "cpuset") && r->a->cgroup_version == 1)
-            inherit_cpuset(r, leaf, parent);
+        fresh = !mkdir(leaf, 0755);
+        if (fresh) {
+            if (!strcmp(controller, "cpuset") && r->a->cgroup_version == 1)
+                inherit_cpuset(r, leaf, parent);
+        } else if (errno != EEXIST) {
+            die(r, "cgroup %s: %s", leaf, strerror(errno));
+        }
     }
     // The parents stay: another jail may be about to make its own group in them.
     if (fresh)
         snprintf(r->cgroup_dir[r->n_cgroup_dir++], sizeof(r->cgroup_dir[0]), "%s", leaf);
+}
+
+static bool noted(struct run *r, const char *dir)
+{
+    for (size_t i = 0; i < r->n_cgroup_join; i++)
+        if (!strcmp(r->cgroup_join[i], dir))
+            return true;
+    return false;
 }
 
 void cgroup_make(struct run *r)

@@ -58,12 +58,6 @@ static void copy_exec(struct run *r)
             die(r, "copying %s: %s", r->a->exec_file, strerror(errno));
         left -= n;
     }
-    // Executed by this descriptor: whoever owns the directory may put another file under the name.
-    struct stat now;
-    r->exec_fd = openat(r->dir[3], r->a->exec_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (r->exec_fd < 0 || fstat(r->exec_fd, &now) || fstat(out, &st) || now.st_ino != st.st_ino ||
-        now.st_dev != st.st_dev)
-        die(r, "%s in the jail was replaced", r->a->exec_name);
 }
 
 static void change_root(struct run *r)
@@ -81,8 +75,7 @@ static void change_root(struct run *r)
     leave_root(r);
 }
 
-// Nodes are made anew: one that is there may be anything. The directory is root's meanwhile, so that a former
-// monitor of the same user cannot put a file that it shares with others where root gives a node away.
+// Nodes are made anew: one that is there may be anything.
 static void make_node(struct run *r, int dir, const char *name, dev_t dev, bool must)
 {
     unlinkat(dir, name, 0);
@@ -96,7 +89,7 @@ static int make_dir(struct run *r, int at, const char *name)
 {
     mkdirat(at, name, 0700);
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fchmod(fd, 0700) || fchown(fd, 0, 0))
+    if (fd < 0 || fchmod(fd, 0700) || fchown(fd, r->a->uid, r->a->gid))
         die(r, "directory %s in the jail: %s", name, strerror(errno));
     return fd;
 }
@@ -117,20 +110,16 @@ static unsigned userfaultfd_minor(void)
 static void furnish(struct run *r, unsigned uffd)
 {
     _cleanup_(close_fdp) int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root < 0 || fchmod(root, 0700) || fchown(root, 0, 0))
+    if (root < 0 || fchmod(root, 0700) || fchown(root, r->a->uid, r->a->gid))
         die(r, "root of the jail: %s", strerror(errno));
     _cleanup_(close_fdp) int dev = make_dir(r, root, "dev");
     _cleanup_(close_fdp) int net = make_dir(r, dev, "net");
-    _cleanup_(close_fdp) int run = make_dir(r, root, "run");
+    close(make_dir(r, root, "run"));
     make_node(r, net, "tun", makedev(10, 200), true);
     make_node(r, dev, "kvm", makedev(10, 232), true);
     make_node(r, dev, "urandom", makedev(1, 9), false);
     if (uffd)
         make_node(r, dev, "userfaultfd", makedev(10, uffd), false);
-    const int given[] = {net, dev, run, root};
-    for (size_t i = 0; i < ARRAY_SIZE(given); i++)
-        if (fchown(given[i], r->a->uid, r->a->gid))
-            die(r, "directories in the jail: %s", strerror(errno));
 }
 
 static void write_pid(struct run *r, pid_t pid)
@@ -162,7 +151,7 @@ void compat_run(struct run *r)
 {
     const struct args *a = r->a;
     const char *argv[128];
-    char words[8][64];
+    char words[8][64], exec_path[256];
     struct err e;
 
     // First of all: a directory opened in another mount namespace cannot be mounted on in this one.
@@ -181,8 +170,6 @@ void compat_run(struct run *r)
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     change_root(r);
     furnish(r, uffd);
-    if (a->daemonize || a->new_pid_ns)
-        root_left(r); // a fork would not hear of its failure
     if (a->daemonize) {
         leave_parent(r, false);
         setsid();
@@ -208,8 +195,9 @@ void compat_run(struct run *r)
     for (size_t i = 0; i < a->n_rest; i++)
         argv[n++] = a->rest[i];
     argv[n] = NULL;
+    snprintf(exec_path, sizeof(exec_path), "/%s", a->exec_name);
     char *const env[] = {NULL};
     root_left(r);
-    syscall(SYS_execveat, r->exec_fd, "", exec_words(argv), env, AT_EMPTY_PATH);
-    die(r, "%s: %s", a->exec_name, strerror(errno));
+    execve(exec_path, exec_words(argv), env);
+    die(r, "%s: %s", exec_path, strerror(errno));
 }

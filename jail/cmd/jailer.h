@@ -53,7 +53,6 @@ struct run {
     bool made[4], copied;
     bool socket;
     _Alignas(16) char leave_stack[4096]; // leave_root's helper: its stack, and what went wrong
-    int exec_fd;                         // compat: the copied monitor
     int leave_errno;
 };
 

@@ -17,7 +17,7 @@ static const char usage[] =
     "strict mode, with nothing on disk and seven namespaces:\n"
     "  --strict --api-sock SOCKET   --tap NAME ...   --dir DIR ... (seen as /NAME inside)\n"
     "  --api-sock-mode 0600   --api-sock-owner UID:GID (--uid, --gid)   --allow-uid UID ...\n"
-    "  --uid and --gid may be left out: then the caller's own, unless that is root\n";
+    "  --uid and --gid may be left out: then the caller's own\n";
 
 void undo(struct run *r)
 {
@@ -25,13 +25,8 @@ void undo(struct run *r)
         return;
     if (r->socket)
         unlink(r->a->api_sock);
-    while (r->n_cgroup_dir) {
-        // A group stays busy for a moment after its last process was reaped.
-        const struct timespec moment = {.tv_nsec = 5000000};
-        const char *dir = r->cgroup_dir[--r->n_cgroup_dir];
-        for (int i = 0; rmdir(dir) && errno == EBUSY && i < 200; i++)
-            nanosleep(&moment, NULL);
-    }
+    while (r->n_cgroup_dir)
+        rmdir(r->cgroup_dir[--r->n_cgroup_dir]);
     // Only what this run made, and only if empty: others may have put files there by now.
     if (r->copied)
         unlinkat(r->dir[3], r->a->exec_name, 0);

@@ -52,30 +52,26 @@ static void hand(struct strict *s, const char *prefix, const char *name, int fd,
 static int listen_at(struct run *r)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct stat st;
     if (strlen(r->a->api_sock) >= sizeof(a.sun_path))
         die(r, "--api-sock: longer than %zu bytes", sizeof(a.sun_path) - 1);
     snprintf(a.sun_path, sizeof(a.sun_path), "%s", r->a->api_sock);
     // A socket that nobody listens on is left from a monitor that was killed; a live one is
     // refused.
-    if (!connect(fd, (struct sockaddr *)&a, sizeof(a)) || errno == EAGAIN) // its backlog is full
+    if (!connect(fd, (struct sockaddr *)&a, sizeof(a)))
         die(r, "--api-sock %s: somebody listens there", r->a->api_sock);
     if (errno == ECONNREFUSED && !lstat(a.sun_path, &st) && S_ISSOCK(st.st_mode))
         unlink(r->a->api_sock);
     close(fd);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    const mode_t before = umask(0777 & ~r->a->sock_mode);
+    umask(0777 & ~r->a->sock_mode);
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
-    umask(before);
     r->socket = true;
-    const bool named = r->a->has_sock_owner;
-    // What stands there now may have been put there by whoever can write the directory.
-    _cleanup_(close_fdp) int at = open(r->a->api_sock, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (at < 0 || fstat(at, &st) || !S_ISSOCK(st.st_mode) ||
-        ((named || r->a->has_uid) && fchownat(at, "", named ? r->a->sock_uid : r->a->uid,
-                                              named ? r->a->sock_gid : r->a->gid, AT_EMPTY_PATH)) ||
+    bool named = r->a->has_sock_owner;
+    if (((named || r->a->has_uid) && lchown(r->a->api_sock, named ? r->a->sock_uid : r->a->uid,
+                                            named ? r->a->sock_gid : r->a->gid)) ||
         listen(fd, 64))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
     return fd;
@@ -226,20 +222,18 @@ static _Noreturn void become_monitor(struct strict *s)
     die(r, "%s: %s", r->a->exec_file, strerror(errno));
 }
 
-// As init of its pid namespace the monitor does not even notice a signal that it has no handler for, unless it
-// blocks it: then it reads it from a signalfd.
+// As init of its pid namespace the monitor does not even notice a signal that it has no handler for.
 static bool handles(pid_t pid, int sig)
 {
     char path[40], line[128];
-    unsigned long long set, known = 0;
+    unsigned long long caught = 0;
     snprintf(path, sizeof(path), "/proc/%d/status", pid);
     FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "SigBlk: %llx", &set) == 1 || sscanf(line, "SigCgt: %llx", &set) == 1)
-            known |= set;
+    while (f && fgets(line, sizeof(line), f) && sscanf(line, "SigCgt: %llx", &caught) != 1)
+        ;
     if (f)
         fclose(f);
-    return known >> (sig - 1) & 1;
+    return caught >> (sig - 1) & 1;
 }
 
 // SIGTERM and the like go on to the monitor; one that does not end within two seconds is killed.
@@ -280,8 +274,6 @@ void strict_run(struct run *r)
     sigset_t signals, before;
     s.uid = r->a->has_uid ? r->a->uid : geteuid();
     s.gid = r->a->has_gid ? r->a->gid : getegid();
-    if (!r->a->has_uid && !geteuid())
-        die(r, "--uid: root must name the user that the monitor is to be");
     if (setgroups(0, NULL) && errno != EPERM) // without privilege nobody can leave a group
         die(r, "setgroups: %s", strerror(errno));
     open_all(&s);

@@ -203,19 +203,6 @@ class Jailed(Base):
             self.assert_confined(int(f.read()))
         self.power_off(again, net)
 
-    def test_asked_to_end(self):
-        """SIGTERM to either jail is an orderly end of the monitor: status 0, its tap free at once, its log whole."""
-        for strict in (True, False):
-            with self.subTest(strict=strict):
-                net = self.netns()
-                m = self.strict(net) if strict else self.compat(net)
-                self.boot(m, net, "/data" if strict else "")
-                os.unlink(m.sock)
-                m.p.terminate()
-                self.assertEqual(m.p.wait(10), 0, m.err())
-                with lib.Monitor(netns=net) as next_one:
-                    next_one.put("/network-interfaces/e", iface_id="e", host_dev_name="tap0")
-
     def test_file_size_limit(self):
         """A guest that writes where its jail's limit ends gets an error; the monitor is not killed for it."""
         net = self.netns()
@@ -273,8 +260,9 @@ class Jailed(Base):
         code, _ = m.api("PUT", "/network-interfaces/e", {"iface_id": "e", "host_dev_name": "tap1"}, False)
         self.assertEqual(code, 400)
 
-    def compat(self, net):
+    def test_compat(self):
         """As orchestrators do it: the jailer first, files linked into its root afterwards."""
+        net = self.netns()
         ident = f"m{os.getpid()}-{next(lib.COUNT)}"
         base = os.path.join(self.dir, "jailer")
         root = os.path.join(base, "mayfly", ident, "root")
@@ -286,11 +274,6 @@ class Jailed(Base):
         self.fill(self.data)
         for name in ("kernel", "disk"):
             os.link(os.path.join(self.data, name), os.path.join(root, name))
-        return m
-
-    def test_compat(self):
-        net = self.netns()
-        m = self.compat(net)
         self.boot(m, net, "")
         self.assert_confined(m.p.pid)
         with open(f"/proc/{m.p.pid}/mountinfo") as f:
