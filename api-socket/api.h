@@ -17,7 +17,7 @@
 struct api;
 struct api_opts {
     const char *path;     // of the socket; at most 107 bytes
-    unsigned mode;        // of the socket file; 0: as the umask says
+    unsigned mode;        // of the socket file; 0: 0600
     size_t body_max;      // 0: HTTP_BODY_MAX
     const char *version;  // answered by GET / and GET /version; must outlive the api
     int pin_fd;           // > 0: the descriptor number the listener gets

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The API socket: connections, deadlines, passed descriptors; requests are answered in order.
 //
-// #syscalls:boot socket bind listen connect unlink chmod dup3
+// #syscalls:boot socket bind listen connect unlink umask dup3
 // #syscalls:control poll accept4(@API) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC)
 // #syscalls:control sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) close getsockopt(2:SO_PEERCRED)
 #include "api-socket/api.h"
@@ -56,16 +56,19 @@ static int listener(const struct api_opts *o, struct err *e)
     if (lstat(o->path, &st) == 0) {
         if (!S_ISSOCK(st.st_mode))
             return err_set(e, EEXIST, "API socket: %s exists and is no socket", o->path);
-        _cleanup_(close_fdp) int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        _cleanup_(close_fdp) int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (probe < 0 || connect(probe, (struct sockaddr *)&sa, sizeof(sa)) == 0 ||
             errno != ECONNREFUSED)
             return err_set(e, EADDRINUSE, "API socket: %s is in use", o->path);
         unlink(o->path); // stale: its owner is gone
     }
-    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) != 0)
+    // Not by chmod afterwards: the name could have been given to another file.
+    mode_t old = umask(0777 & ~(o->mode ? o->mode : 0600));
+    int rc = bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+    umask(old);
+    if (rc)
         return err_set(e, errno, "API socket: bind %s: %s", o->path, strerror(errno));
-    // Before listen: nobody can have connected under the looser mode.
-    if ((o->mode && chmod(o->path, o->mode) != 0) || listen(fd, 64) != 0)
+    if (listen(fd, 64) != 0)
         return err_set(e, errno, "API socket: %s: %s", o->path, strerror(errno));
     if (o->pin_fd > 0) {
         int to = dup3(fd, o->pin_fd, O_CLOEXEC);

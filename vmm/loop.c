@@ -302,7 +302,7 @@ static int round_trip(struct loop *l)
 
 // At the end all files leave in one call that waits until they are gone. Taken out one by one, Linux 6.1 puts
 // them up to a second later, and a successor finds tap and disk in use; so it does where a poll holds one.
-// #syscalls:device io_uring_register(IORING_UNREGISTER_FILES)
+// #syscalls:device io_uring_register(IORING_UNREGISTER_FILES@RING)
 static void drop_files(struct loop *l)
 {
     for (int i = 0; i < LOOP_FILES; i++) {
@@ -348,7 +348,7 @@ static void *device_main(void *arg)
     thread_end();
 }
 
-// #syscalls:config io_uring_register(IORING_REGISTER_ENABLE_RINGS) clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
+// #syscalls:config io_uring_register(IORING_REGISTER_ENABLE_RINGS@RING) clone(THREAD) mmap(!PROT_EXEC) mprotect(!PROT_EXEC)
 int loop_start(struct loop *l, struct err *e)
 {
     pthread_attr_t a;

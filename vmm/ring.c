@@ -66,10 +66,11 @@ int loop_init(struct loop *l, const struct loop_ops *ops, void *ctx, struct err 
                                      : "kernel.io_uring_disabled and seccomp");
     l->ring_made = true;
     unsigned workers[2] = {4, 4}; // io-wq threads count against pids and NPROC limits
-    io_uring_register_iowq_max_workers(&l->ring, workers);
     for (unsigned i = 0; i < LOOP_FILES; i++)
         l->files[i] = -1;
-    rc = io_uring_register_files_sparse(&l->ring, LOOP_FILES);
+    rc = io_uring_register_iowq_max_workers(&l->ring, workers);
+    if (rc == 0)
+        rc = io_uring_register_files_sparse(&l->ring, LOOP_FILES);
     if (rc == 0)
         rc = restrict_ring(&l->ring);
     if (rc < 0)
@@ -90,7 +91,7 @@ struct io_uring_sqe *loop_sqe(struct loop *l)
     return s;
 }
 
-// #syscalls:device io_uring_register(IORING_REGISTER_FILES_UPDATE)
+// #syscalls:device io_uring_register(IORING_REGISTER_FILES_UPDATE@RING)
 int loop_file_add(struct loop *l, int fd)
 {
     for (int i = 0; i < LOOP_FILES; i++) {

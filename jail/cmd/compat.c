@@ -36,7 +36,8 @@ static void make_dirs(struct run *r)
     }
 }
 
-static void copy_exec(struct run *r)
+// Returns the copy, to be executed.
+static int copy_exec(struct run *r)
 {
     _cleanup_(close_fdp) int in = open(r->a->exec_file, O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -58,6 +59,13 @@ static void copy_exec(struct run *r)
             die(r, "copying %s: %s", r->a->exec_file, strerror(errno));
         left -= n;
     }
+    // Executed by descriptor: by its name, a former monitor could put another program there.
+    char self[40];
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", out);
+    int fd = open(self, O_PATH | O_CLOEXEC);
+    if (fd < 0)
+        die(r, "%s in the jail: %s", r->a->exec_name, strerror(errno));
+    return fd;
 }
 
 static void change_root(struct run *r)
@@ -70,12 +78,14 @@ static void change_root(struct run *r)
     // A second look through the parent crosses into the mount just made.
     _cleanup_(close_fdp) int root =
         openat(r->dir[2], "root", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (root < 0 || fchdir(root))
+    if (root < 0 || fchdir(root) ||
+        mount(NULL, ".", NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NOEXEC, NULL))
         die(r, "root of the jail: %s", strerror(errno));
     leave_root(r);
 }
 
-// Nodes are made anew: one that is there may be anything.
+// Nodes are made anew: one that is there may be anything. The directory is root's alone, so that the name still
+// means the node when it is given away.
 static void make_node(struct run *r, int dir, const char *name, dev_t dev, bool must)
 {
     unlinkat(dir, name, 0);
@@ -87,9 +97,9 @@ static void make_node(struct run *r, int dir, const char *name, dev_t dev, bool 
 
 static int make_dir(struct run *r, int at, const char *name)
 {
-    mkdirat(at, name, 0700);
+    mkdirat(at, name, 0755);
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fchmod(fd, 0700) || fchown(fd, r->a->uid, r->a->gid))
+    if (fd < 0 || fchown(fd, 0, 0) || fchmod(fd, 0755))
         die(r, "directory %s in the jail: %s", name, strerror(errno));
     return fd;
 }
@@ -110,16 +120,19 @@ static unsigned userfaultfd_minor(void)
 static void furnish(struct run *r, unsigned uffd)
 {
     _cleanup_(close_fdp) int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root < 0 || fchmod(root, 0700) || fchown(root, r->a->uid, r->a->gid))
+    if (root < 0)
         die(r, "root of the jail: %s", strerror(errno));
     _cleanup_(close_fdp) int dev = make_dir(r, root, "dev");
     _cleanup_(close_fdp) int net = make_dir(r, dev, "net");
-    close(make_dir(r, root, "run"));
+    _cleanup_(close_fdp) int run = make_dir(r, root, "run");
     make_node(r, net, "tun", makedev(10, 200), true);
     make_node(r, dev, "kvm", makedev(10, 232), true);
     make_node(r, dev, "urandom", makedev(1, 9), false);
     if (uffd)
         make_node(r, dev, "userfaultfd", makedev(10, uffd), false);
+    if (fchmod(run, 0700) || fchown(run, r->a->uid, r->a->gid) || fchmod(root, 0700) ||
+        fchown(root, r->a->uid, r->a->gid))
+        die(r, "root of the jail: %s", strerror(errno));
 }
 
 static void write_pid(struct run *r, pid_t pid)
@@ -151,7 +164,7 @@ void compat_run(struct run *r)
 {
     const struct args *a = r->a;
     const char *argv[128];
-    char words[8][64], exec_path[256];
+    char words[8][64];
     struct err e;
 
     // First of all: a directory opened in another mount namespace cannot be mounted on in this one.
@@ -159,17 +172,16 @@ void compat_run(struct run *r)
         mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL))
         die(r, "namespaces: %s", strerror(errno));
     make_dirs(r);
-    copy_exec(r);
+    int exec_fd = copy_exec(r);
     enter_netns(r);
     set_limits(r);
     cgroup_make(r);
-    cgroup_join(r, 0);
-    if (unshare(CLONE_NEWCGROUP)) // now that the group to be its root is entered
-        die(r, "cgroup namespace: %s", strerror(errno));
     unsigned uffd = userfaultfd_minor();
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     change_root(r);
     furnish(r, uffd);
+    if (a->daemonize || a->new_pid_ns)
+        root_left(r); // what it waits for is noted in this process alone
     if (a->daemonize) {
         leave_parent(r, false);
         setsid();
@@ -184,6 +196,9 @@ void compat_run(struct run *r)
     } else {
         write_pid(r, getpid());
     }
+    cgroup_join(r, 0); // late: what stands in a group cannot remove it when it fails
+    if (unshare(CLONE_NEWCGROUP)) // now that the group to be its root is entered
+        die(r, "cgroup namespace: %s", strerror(errno));
     jail_drop_bounding();
     umask(077);
     if (setgroups(0, NULL) || setresgid(a->gid, a->gid, a->gid) ||
@@ -195,9 +210,8 @@ void compat_run(struct run *r)
     for (size_t i = 0; i < a->n_rest; i++)
         argv[n++] = a->rest[i];
     argv[n] = NULL;
-    snprintf(exec_path, sizeof(exec_path), "/%s", a->exec_name);
     char *const env[] = {NULL};
     root_left(r);
-    execve(exec_path, exec_words(argv), env);
-    die(r, "%s: %s", exec_path, strerror(errno));
+    syscall(SYS_execveat, exec_fd, "", exec_words(argv), env, AT_EMPTY_PATH);
+    die(r, "%s: %s", a->exec_name, strerror(errno));
 }

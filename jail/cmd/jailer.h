@@ -44,11 +44,13 @@ int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e);
 // the monitor has ended.
 struct run {
     const struct args *a;
-    pid_t owner;                    // the process that undoes; a fork of it must not
-    char cgroup_dir[MAX_LIST][512]; // made by us, one for each --cgroup at most
-    size_t n_cgroup_dir;
-    char cgroup_join[MAX_LIST][512]; // directories to enter
-    size_t n_cgroup_join;
+    pid_t owner; // the process that undoes; a fork of it must not
+    struct cgroup { // to enter
+        char path[512];
+        int dir, parent;
+        bool made; // by us, to be removed
+    } group[MAX_LIST];
+    size_t n_group;
     int dir[4]; // compat: base, exec name, id, root
     bool made[4], copied;
     bool socket;
@@ -63,6 +65,7 @@ void undo(struct run *r);
 
 void cgroup_make(struct run *r);            // --cgroup, --parent-cgroup
 void cgroup_join(struct run *r, pid_t pid); // 0: the caller
+void cgroup_undo(struct run *r);
 
 void set_limits(struct run *r);
 void enter_netns(struct run *r);

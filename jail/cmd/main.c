@@ -25,8 +25,7 @@ void undo(struct run *r)
         return;
     if (r->socket)
         unlink(r->a->api_sock);
-    while (r->n_cgroup_dir)
-        rmdir(r->cgroup_dir[--r->n_cgroup_dir]);
+    cgroup_undo(r);
     // Only what this run made, and only if empty: others may have put files there by now.
     if (r->copied)
         unlinkat(r->dir[3], r->a->exec_name, 0);

@@ -52,26 +52,30 @@ static void hand(struct strict *s, const char *prefix, const char *name, int fd,
 static int listen_at(struct run *r)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct stat st;
     if (strlen(r->a->api_sock) >= sizeof(a.sun_path))
         die(r, "--api-sock: longer than %zu bytes", sizeof(a.sun_path) - 1);
     snprintf(a.sun_path, sizeof(a.sun_path), "%s", r->a->api_sock);
     // A socket that nobody listens on is left from a monitor that was killed; a live one is
     // refused.
-    if (!connect(fd, (struct sockaddr *)&a, sizeof(a)))
+    if (!connect(fd, (struct sockaddr *)&a, sizeof(a)) || errno == EAGAIN)
         die(r, "--api-sock %s: somebody listens there", r->a->api_sock);
     if (errno == ECONNREFUSED && !lstat(a.sun_path, &st) && S_ISSOCK(st.st_mode))
         unlink(r->a->api_sock);
     close(fd);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    umask(0777 & ~r->a->sock_mode);
+    mode_t old = umask(0777 & ~r->a->sock_mode);
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
+    umask(old);
     r->socket = true;
     bool named = r->a->has_sock_owner;
-    if (((named || r->a->has_uid) && lchown(r->a->api_sock, named ? r->a->sock_uid : r->a->uid,
-                                            named ? r->a->sock_gid : r->a->gid)) ||
+    // Given away by descriptor: whoever may write the directory could put a file of others at its name.
+    _cleanup_(close_fdp) int made = open(r->a->api_sock, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (made < 0 || fstat(made, &st) || !S_ISSOCK(st.st_mode) ||
+        ((named || r->a->has_uid) && fchownat(made, "", named ? r->a->sock_uid : r->a->uid,
+                                              named ? r->a->sock_gid : r->a->gid, AT_EMPTY_PATH)) ||
         listen(fd, 64))
         die(r, "--api-sock %s: %s", r->a->api_sock, strerror(errno));
     return fd;
@@ -222,18 +226,20 @@ static _Noreturn void become_monitor(struct strict *s)
     die(r, "%s: %s", r->a->exec_file, strerror(errno));
 }
 
-// As init of its pid namespace the monitor does not even notice a signal that it has no handler for.
+// As init of its pid namespace the monitor does not even notice a signal that it has no handler for, unless it
+// blocks it and reads it from a descriptor.
 static bool handles(pid_t pid, int sig)
 {
     char path[40], line[128];
-    unsigned long long caught = 0;
+    unsigned long long taken = 0, set;
     snprintf(path, sizeof(path), "/proc/%d/status", pid);
     FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof(line), f) && sscanf(line, "SigCgt: %llx", &caught) != 1)
-        ;
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "SigBlk: %llx", &set) == 1 || sscanf(line, "SigCgt: %llx", &set) == 1)
+            taken |= set;
     if (f)
         fclose(f);
-    return caught >> (sig - 1) & 1;
+    return taken >> (sig - 1) & 1;
 }
 
 // SIGTERM and the like go on to the monitor; one that does not end within two seconds is killed.
@@ -271,7 +277,9 @@ static void daemonize(struct run *r)
 void strict_run(struct run *r)
 {
     struct strict s = {.r = r};
-    sigset_t signals, before;
+    sigset_t signals, before, all;
+    if (!r->a->has_uid && !geteuid())
+        die(r, "--uid and --gid are missing: the monitor would stay root");
     s.uid = r->a->has_uid ? r->a->uid : geteuid();
     s.gid = r->a->has_gid ? r->a->gid : getegid();
     if (setgroups(0, NULL) && errno != EPERM) // without privilege nobody can leave a group
@@ -284,7 +292,9 @@ void strict_run(struct run *r)
     const int caught[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT};
     for (size_t i = 0; i < ARRAY_SIZE(caught); i++)
         sigaddset(&signals, caught[i]);
-    if (pipe2(s.go, O_CLOEXEC) || sigprocmask(SIG_BLOCK, &signals, &before))
+    // The others wait for ever: whatever ended this process would leave socket and group behind.
+    sigfillset(&all);
+    if (pipe2(s.go, O_CLOEXEC) || sigprocmask(SIG_BLOCK, &all, &before))
         die(r, "pipe: %s", strerror(errno));
     // Inside a user namespace no limit rises any more.
     const struct rlimit lock = {r->a->memlock, r->a->memlock};

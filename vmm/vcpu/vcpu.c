@@ -296,7 +296,7 @@ static void kick_all(struct vcpu *all, unsigned n)
 }
 
 // Not pthread_kill, which masks every signal and asks for the process each time.
-// #syscalls:control tgkill futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
+// #syscalls:control tgkill(2:SIGUSR1) futex(FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)
 void vcpu_park(struct vcpu *all, unsigned n)
 {
     if (!n)
