@@ -4,7 +4,18 @@ $(B)/misbehave: $(B)/obj/tests/jail/misbehave.o $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
 	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
 
-all: $(B)/misbehave
+# The monitor itself, hijacked: what is shipped, with a few calls led through tests/jail/hijack.c.
+HIJACK_WRAP := main syscall poll pthread_cond_wait jail_filter_install io_uring_queue_init_params \
+               io_uring_submit_and_wait_timeout
+$(B)/mayfly-hijacked: $(call obj,vmm/main.c tests/jail/hijack.c tests/jail/deeds.c) $(B)/libmayfly.a
+	@$(if $(Q),echo "  LINK  $@")
+	$(Q)$(CC) $(LINK) $(addprefix -Wl$(comma)--wrap=,$(HIJACK_WRAP)) -o $@ $^ $(URING) $(LINK_END)
+
+# What the kernel's headers call each number, for the test that compares.
+$(B)/gen/numbers.h: | $(B)/gen/gen
+	$(Q)printf '#include <asm/unistd_64.h>\n' | $(CC) -E -dM - | grep ' __NR_' >$@
+
+all: $(B)/misbehave $(if $(filter musl,$(LIBC)),$(B)/mayfly-hijacked $(B)/gen/numbers.h)
 
 # Nothing allowed that is never used: the suite again, every monitor under strace.
 .PHONY: check-syscalls
