@@ -3,7 +3,7 @@
 //
 // Files: main.c (subcommands), opts.c (command line), client.c (HTTP over a Unix socket, descriptors
 // with it), raw.c, snapfile.c (describe, merge), net.c (namespaces, taps), spawn.c (monitors),
-// pool.c and poolwire.c (idle shells), clone*.c, ask.c, end.c. It reaches the monitor by the wire alone; of the
+// pool.c and poolwire.c (idle shells), clone*.c, ask.c, end.c; mig.h names those of migration. It reaches the monitor by the wire alone; of the
 // monitor's code it uses the readers of snapshot files and the numbers of handed-over descriptors.
 // Errors: as in the monitor, -errno and a sentence; a subcommand returns the exit status.
 #ifndef CTL_CTL_H
@@ -91,8 +91,9 @@ struct spawn {
     const char
         *sock; // its API socket; made here and handed over, so that it can be connected to at once
     const char *log;              // where its messages go, or NULL: to ours
-    const struct opt_list *dirs;  // beneath which it may open files; NULL: anywhere
-    const char *jail, *uid, *gid; // spawn_jailed alone
+    const struct opt_list *allow; // beneath which it may open files; NULL or none: anywhere
+    const struct opt_list *dirs;  // spawn_jailed alone, as those below: what is seen inside
+    const char *jail, *uid, *gid;
 };
 
 int spawn_listen(const char *path, struct err *e);

@@ -2,7 +2,7 @@
 // mayflyctl: which subcommand.
 #include <signal.h>
 
-#include "api-socket/ctl/ctl.h"
+#include "api-socket/ctl/mig.h"
 #include "vmm/version.h"
 
 static const struct {
@@ -20,6 +20,9 @@ static const struct {
     {"clone", cmd_clone, "N microVMs of one snapshot"},
     {"ask", cmd_ask, "the clones that clone --keep left, each through its own tap"},
     {"end", cmd_end, "what clone --keep left running"},
+    {"migrate", cmd_migrate, "HOST:PORT   move a running microVM to another host"},
+    {"receive", cmd_receive, "wait there for one, or with --dir for as many as come"},
+    {"drain", cmd_drain, "DIR --to HOST:PORT: move every microVM of a directory of sockets"},
 };
 
 static int usage(FILE *to)

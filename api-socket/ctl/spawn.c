@@ -101,9 +101,15 @@ static int spawn_argv(const char *const *argv, int listener, const char *log, pi
 int spawn_monitor(const struct spawn *s, int listener, pid_t *pid, struct err *e)
 {
     char passed[24];
-    const char *argv[] = {s->mayfly,     "--api-sock", s->sock,   "--id", s->id,
-                          "--passed-fd", passed,       "--level", "Warn", NULL};
+    const char *argv[10 + 2 * ARRAY_SIZE(s->allow->v)] = {
+        s->mayfly, "--api-sock", s->sock, "--id", s->id, "--passed-fd", passed, "--level", "Warn"};
+    size_t n = 9;
 
+    for (unsigned i = 0; s->allow && i < s->allow->n; i++) {
+        argv[n++] = "--allow-dir";
+        argv[n++] = s->allow->v[i];
+    }
+    argv[n] = NULL;
     snprintf(passed, sizeof(passed), "api=%d", JAIL_FD_API);
     return spawn_argv(argv, listener, s->log, pid, e);
 }
