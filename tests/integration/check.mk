@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make deps, make check, make check-san.
 DEPS := gcc libc6-dev musl-dev make pkg-config libseccomp-dev libjsmn-dev liburing-dev libxxhash-dev check libhttp-parser-dev \
-        python3 python3-yaml iproute2 iputils-ping curl procps strace ca-certificates acpica-tools
+        python3 python3-yaml iproute2 iputils-ping curl procps strace ca-certificates acpica-tools stunnel4 openssl
 DEPS_LINT := clang clang-format cppcheck shellcheck libclang-rt-14-dev
 DEPS_BENCH := qemu-system-x86
 need = $(shell dpkg-query -W -f='$${Package} $${db:Status-Status}\n' $(1) 2>/dev/null | \
