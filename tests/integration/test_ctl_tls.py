@@ -103,11 +103,11 @@ class Tls(MoveCase):
         src = self.boot()
         r = self.listen()
         wrong = self.path("wrong") + "/"
-        cases = (("source", {"cert": wrong + "source.example.pem"}, "certificate|unknown ca"),
-                 ("source", {"cert": self.path("right/other.example.pem")}, "certificate|subject|host"),
-                 ("source", {"cert": None}, "certificate"),
-                 ("target", {"cert": wrong + "target.example.pem"}, "certificate|unknown ca"),
-                 ("target", {"cert": self.path("right/other.example.pem")}, "certificate|subject|host"))
+        cases = (("source", {"cert": wrong + "source.example.pem"}, "unable to get local issuer certificate"),
+                 ("source", {"cert": self.path("right/other.example.pem")}, "Subject checks failed"),
+                 ("source", {"cert": None}, "peer did not return a certificate"),
+                 ("target", {"cert": wrong + "target.example.pem"}, "unable to get local issuer certificate"),
+                 ("target", {"cert": self.path("right/other.example.pem")}, "Subject checks failed"))
         for side, change, word in cases:
             stops = [self.stunnel(i, s, **(change if s == side else {})) for i, s in ((1, "target"), (0, "source"))]
             out, err = self.ended(self.send(src), 1)
@@ -116,7 +116,7 @@ class Tls(MoveCase):
             self.assertEqual(json.loads(out)["result"], "stayed")
             self.assertIn("does a proxy between accept this certificate?", err)
             logs = "".join(open(log).read() for _, log in stops)
-            self.assertRegex(logs, re.compile(word, re.I), change)
+            self.assertIn(word, logs, change)
             self.assertEqual((src.state(), r.p.poll(), r.out), ("Running", None, ""), change)
         self.stunnel(1, "target")
         self.ended(self.send(src, "10.77.0.2:7443"), 1)  # no TLS at all
