@@ -74,6 +74,39 @@ static void sum(struct conn *c)
     http_reply(c, 200, JSON, "{\"mib\":%lu,\"sum\":\"%016lx\",\"ns\":%lu}\n", i, h, tsc_ns(t));
 }
 
+// Reads a word in each of n pages that lie in no order, and keeps how long each took; top=K: of the K slowest of
+// the last such walk. So a guest tells what an absent page costs it.
+static void walk(struct conn *c)
+{
+    static uint32_t took[4096], n;
+    uint64_t pages = MIN(http_query_u64(c, "mib", 0), spare_mib()) << 8, sum = 0;
+    if (pages) {
+        n = (uint32_t)MIN(http_query_u64(c, "n", 1024), ARRAY_SIZE(took));
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t page = i * 2654435761u % pages, t = rdtsc();
+            (void)*(volatile uint64_t *)(spare(page >> 8) + (page & 255) * PAGE);
+            took[i] = (uint32_t)tsc_ns(rdtsc() - t);
+        }
+        for (uint32_t gap = n / 2; gap; gap /= 2)
+            for (uint32_t i = gap, k; i < n; i++) {
+                uint32_t v = took[i];
+                for (k = i; k >= gap && took[k - gap] > v; k -= gap)
+                    took[k] = took[k - gap];
+                took[k] = v;
+            }
+    }
+    uint32_t top = (uint32_t)MIN(http_query_u64(c, "top", n), n);
+    if (!top) {
+        http_reply(c, 400, JSON, "{\"error\":\"no walk yet\"}\n");
+        return;
+    }
+    const uint32_t *slow = took + n - top;
+    for (uint32_t i = 0; i < top; i++)
+        sum += slow[i];
+    http_reply(c, 200, JSON, "{\"n\":%u,\"ns\":%lu,\"p50_ns\":%u,\"p99_ns\":%u,\"max_ns\":%u}\n",
+               top, sum, slow[top / 2], slow[top * 99 / 100], slow[top - 1]);
+}
+
 static void set_dirty(struct conn *c)
 {
     uint64_t mib = MIN(http_query_u64(c, "mib", 0), spare_mib());
@@ -124,6 +157,8 @@ bool work_request(struct conn *c)
         touch(c);
     else if (http_is(c, "GET", "/sum"))
         sum(c);
+    else if (http_is(c, "GET", "/walk"))
+        walk(c);
     else if (http_is(c, "GET", "/dirty"))
         set_dirty(c);
     else
