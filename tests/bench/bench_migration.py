@@ -34,9 +34,11 @@ class Bench:
         self.tool = os.path.join(os.path.abspath(args.build), "bench", "migrate")
         self.skipped = Qemu.why_not()
         self.kinds = [Mayfly] + ([] if self.skipped else [Qemu])
+        self.last = None
 
     def guest(self, kind, mem, touched):
-        return kind(self.hosts, self.tool, mem, touched)
+        self.last = kind(self.hosts, self.tool, mem, touched)
+        return self.last
 
     def hops(self, kind, mem, touched, n, warm=1, sleeps=False, **how):
         """n moves of one guest to and fro; those before, on a guest just booted, are not counted."""
@@ -249,9 +251,13 @@ def main():
         args.rounds = b.rounds
         info = facts(args)
         info["priority"] = f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
-        for name, fn in SECTIONS:
-            if name in args.only.split(","):
-                fn(b)
+        try:
+            for name, fn in SECTIONS:
+                if name in args.only.split(","):
+                    fn(b)
+        finally:
+            if b.last:
+                b.last.close()  # closed already, unless something went wrong
     for row, by in b.res.rows.items():
         print(f"  {row:<62}" + "   ".join(f"{who} {num(median(x))} (p99 {num(p99(x))})" for who, x in by.items()))
     write_report({"facts": info, "skipped": b.skipped, "rows": b.res.rows, "hist": b.res.hist,

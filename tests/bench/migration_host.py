@@ -91,9 +91,13 @@ class Mover:
     def __init__(self, hosts, tool, mem, touched):
         self.hosts, self.tool, self.mem, self.where = hosts, tool, mem, 0
         self.now = self.boot()
-        self.get("/counter")
-        if touched:
-            self.get(f"/touch?mib={touched}", timeout=60)
+        try:
+            self.get("/counter")
+            if touched:
+                self.get(f"/touch?mib={touched}", timeout=60)
+        except BaseException:
+            self.close()  # a guest that polls would take a core from all that follows
+            raise
 
     def get(self, path, **kw):
         status, out = self.hosts.http("GET", path, **kw)
@@ -104,6 +108,13 @@ class Mover:
     def move(self, probe=True, during=None, **how):
         """One move: dict of gap_ms (guest), probe_ms (outside), downtime_ms (source), total_ms, and what go() adds."""
         dst = self.target()
+        try:
+            return self.moved(dst, probe, during, **how)
+        except BaseException:
+            self.leave(dst)
+            raise
+
+    def moved(self, dst, probe, during, **how):
         if probe:
             p = Probe(self.tool, self.hosts)
             time.sleep(0.05)
@@ -174,12 +185,14 @@ class Mayfly(Mover):
                 "during": more}
 
     def leave(self, m):
-        m.kill(signal.SIGTERM)  # asked, not killed: its tap is free when it is gone
+        if m.p.poll() is None:
+            m.kill(signal.SIGTERM)  # asked, not killed: its tap is free when it is gone
         m.close()
 
     def close(self):
         super().close()
-        os.unlink(self.arbiter)
+        if os.path.exists(self.arbiter):
+            os.unlink(self.arbiter)
 
 
 class QemuProcess:
@@ -210,6 +223,7 @@ class QemuProcess:
         try:
             self.f.readline()
         except OSError:
+            self.p.kill()
             raise RuntimeError(f"qemu: {self.p.stderr.read().decode()}") from None
         self.ask("qmp_capabilities")
         self.ask("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
