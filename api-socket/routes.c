@@ -5,23 +5,22 @@
 #include "api-socket/schema.h"
 #include "vmm/log.h"
 
-enum { PRE = 1, POST = 2, ANY = PRE | POST, HAS_ID = 4, CURRENT = 8 };
+enum { PRE = 1, POST = 2, ANY = PRE | POST, HAS_ID = 4, CURRENT = 8, HOLD = 16 };
 
 typedef int handler(struct api_call *c, union wire *w, struct err *e);
 struct route {
     enum http_verb verb;
     const char *path, *sub; // first and, unless NULL, second part of the path
-    unsigned flags;         // CURRENT: the body changes the present machine configuration
+    unsigned
+        flags; // CURRENT: the body changes the present machine configuration; HOLD: answer, then wake vCPUs
     handler *call;
     const struct json_type *type; // of the body, NULL: none
     const char *prefix;           // before the handler's error
     const char *metric;           // Firecracker's name, NULL: not counted
 };
 
-#define MALFORMED "An error occurred when deserializing the json body of a request: %.180s."
-static const char before[] =
-    "The requested operation is not supported before starting the microVM.";
-static const char after[] = "The requested operation is not supported after starting the microVM.";
+#define MALFORMED  "An error occurred when deserializing the json body of a request: %.180s."
+#define WRONG_TIME "The requested operation is not supported %s starting the microVM."
 
 static int get_info(struct api_call *c, union wire *w, struct err *e)
 {
@@ -154,32 +153,24 @@ PLAIN(put_boot, boot, vm_put_boot)
 PLAIN(put_metrics, metrics, vm_put_metrics)
 PLAIN(put_serial, serial, vm_put_serial)
 PLAIN(put_create, create, snapshot_create)
+PLAIN(put_load, load, snapshot_load)
 PLAIN(put_working_set, working_set, snapshot_working_set)
 PLAIN(put_send, send, migration_send)
 PLAIN(put_receive, receive, migration_receive)
-
-static int put_load(struct api_call *c, union wire *w, struct err *e)
-{
-    vm_hold(c->vm);
-    return snapshot_load(c->vm, &w->load, c->fds, e);
-}
 
 static int put_recover(struct api_call *c, union wire *w, struct err *e)
 {
     return migration_recover(c->vm, &w->recover.channels, c->fds, e);
 }
 
-static int put_cancel(struct api_call *c, union wire *w, struct err *e)
-{
-    (void)w;
-    return migration_cancel(c->vm, e);
-}
-
-static int put_finalize(struct api_call *c, union wire *w, struct err *e)
-{
-    (void)w;
-    return migration_finalize(c->vm, e);
-}
+#define BARE(name, function)                                          \
+    static int name(struct api_call *c, union wire *w, struct err *e) \
+    {                                                                 \
+        (void)w;                                                      \
+        return function(c->vm, e);                                    \
+    }
+BARE(put_cancel, migration_cancel)
+BARE(put_finalize, migration_finalize)
 
 static int get_migration(struct api_call *c, union wire *w, struct err *e)
 {
@@ -200,22 +191,18 @@ static int put_action(struct api_call *c, union wire *w, struct err *e)
     struct err why = {0};
     bool started = vm_state(c->vm) != VM_NOT_STARTED;
     if (started != (w->action.type != ACT_START))
-        return err_set(e, EPERM, "%s", started ? after : before);
+        return err_set(e, EPERM, WRONG_TIME, started ? "after" : "before");
     if (w->action.type == ACT_FLUSH_METRICS)
         return vm_flush_metrics(c->vm, e);
     if (w->action.type == ACT_CTRL_ALT_DEL)
         return vm_ctrl_alt_del(c->vm, e);
-    vm_hold(c->vm);
     int r = vm_start(c->vm, &why);
     return r ? err_set(e, -r, "Start microvm error: %.220s", why.msg) : 0;
 }
 
 static int patch_vm(struct api_call *c, union wire *w, struct err *e)
 {
-    if (!w->state.resumed)
-        return vm_pause(c->vm, e);
-    vm_hold(c->vm);
-    return vm_resume(c->vm, e);
+    return w->state.resumed ? vm_resume(c->vm, e) : vm_pause(c->vm, e);
 }
 
 // clang-format off
@@ -225,7 +212,7 @@ static const struct route routes[] = {
     {VERB_GET, "machine-config", NULL, ANY, get_machine, NULL, "", "machine_cfg"},
     {VERB_GET, "vm", "config", ANY, get_config, NULL, "", NULL},
     {VERB_PUT, "cpu-config", NULL, PRE, put_cpu, &t_cpu, "CPU config error: ", "cpu_cfg"},
-    {VERB_PUT, "actions", NULL, ANY, put_action, &t_action, "", "actions"},
+    {VERB_PUT, "actions", NULL, ANY | HOLD, put_action, &t_action, "", "actions"},
     {VERB_PUT, "boot-source", NULL, PRE, put_boot, &t_boot, "Boot source error: ", "boot_source"},
     {VERB_PUT, "machine-config", NULL, PRE, put_machine, &t_machine, "Machine config error: ", "machine_cfg"},
     {VERB_PATCH, "machine-config", NULL, PRE | CURRENT, put_machine, &t_machine_patch, "Machine config error: ", "machine_cfg"},
@@ -236,7 +223,7 @@ static const struct route routes[] = {
     {VERB_PUT, "logger", NULL, PRE, put_logger, &t_logger, "Logger error: ", "logger"},
     {VERB_PUT, "metrics", NULL, PRE, put_metrics, &t_metrics, "Metrics error: ", "metrics"},
     {VERB_PUT, "serial", NULL, PRE, put_serial, &t_serial, "Serial config error: ", "serial"},
-    {VERB_PATCH, "vm", NULL, POST, patch_vm, &t_state, "Internal Vmm error: ", NULL},
+    {VERB_PATCH, "vm", NULL, POST | HOLD, patch_vm, &t_state, "Internal Vmm error: ", NULL},
     {VERB_GET, "migration", NULL, ANY, get_migration, NULL, "", NULL},
     {VERB_PUT, "migration", "send", POST, put_send, &t_send, "Migration error: ", NULL},
     {VERB_PUT, "migration", "receive", PRE, put_receive, &t_receive, "Migration error: ", NULL},
@@ -245,11 +232,10 @@ static const struct route routes[] = {
     {VERB_PUT, "migration", "finalize", ANY, put_finalize, &t_nothing, "Migration error: ", NULL},
     {VERB_PUT, "snapshot", "create", POST, put_create, &t_create, "Create snapshot error: ", NULL},
     {VERB_PUT, "snapshot", "working-set", POST, put_working_set, &t_working_set, "Working set error: ", NULL},
-    {VERB_PUT, "snapshot", "load", PRE, put_load, &t_load, "Load snapshot error: ", NULL},
+    {VERB_PUT, "snapshot", "load", PRE | HOLD, put_load, &t_load, "Load snapshot error: ", NULL},
 };
 
-// What Firecracker has and Mayfly never will: the first part of the path, or of a configuration
-// file's section name, says it.
+// What Firecracker has and Mayfly never will, by the first part of a path or a file's section.
 static const struct { const char *path, *name; } never[] = {
     {"vsock", "vsock device"},     {"balloon", "balloon device"}, {"mmds", "metadata service (MMDS)"},
     {"pmem", "pmem device"},       {"entropy", "entropy device"}, {"hotplug", "memory hotplug"},
@@ -302,7 +288,9 @@ static int perform(struct api_call *c, const struct route *r, const struct json_
     if (r->flags & HAS_ID && id && strcmp(id, (const char *)w) != 0) // ids come first in wires
         return err_set(e, EINVAL, "The id from the path does not match the id from the body!");
     if (!(r->flags & now))
-        return err_set(e, EPERM, "%s", now == PRE ? before : after);
+        return err_set(e, EPERM, WRONG_TIME, now == PRE ? "before" : "after");
+    if (r->flags & HOLD)
+        vm_hold(c->vm);
     int rc =
         r->verb != VERB_GET && strcmp(r->path, "migration") ? migration_refuse(c->vm, &why) : 0;
     rc = rc ? rc : r->call(c, w, &why);

@@ -295,6 +295,9 @@ int main(int argc, char **argv)
 #endif
     // A peer that goes away is an error of a write, not the end of the microVM.
     signal(SIGPIPE, SIG_IGN);
+    // Nor does a terminal stop it that it is in the background of.
+    signal(SIGTTIN, SIG_IGN);
+    signal(SIGTTOU, SIG_IGN);
     // Nor is a guest's write beyond RLIMIT_FSIZE.
     signal(SIGXFSZ, SIG_IGN);
     int rc = args_parse(argc, argv, &m.args, &e);

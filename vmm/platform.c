@@ -206,6 +206,15 @@ static int own_nonblock(int fd, int flags)
     return mine;
 }
 
+int platform_log_fd(void)
+{
+    struct stat st;
+    bool blocks = fstat(STDOUT_FILENO, &st) == 0 &&
+                  (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || isatty(STDOUT_FILENO));
+    int own = blocks ? own_nonblock(STDOUT_FILENO, O_WRONLY) : -1;
+    return own < 0 ? STDOUT_FILENO : own;
+}
+
 struct out_call {
     struct vm *vm;
     int fd;
@@ -233,7 +242,9 @@ int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds
     struct stat st;
     vm->serial_out = vm->opts.serial_out >= 0 ? own_nonblock(vm->opts.serial_out, O_WRONLY) : -1;
     int in = vm->opts.serial_in;
-    if (in >= 0 && (isatty(in) || (fstat(in, &st) == 0 && S_ISFIFO(st.st_mode)))) {
+    // A terminal that this process is in the background of is its shell's, to read and to set.
+    if (in >= 0 &&
+        (isatty(in) ? tcgetpgrp(in) == getpgrp() : (fstat(in, &st) == 0 && S_ISFIFO(st.st_mode)))) {
         vm->serial_in = own_nonblock(in, O_RDONLY);
         if (isatty(in) && tcgetattr(in, &vm->tty) == 0) {
             struct termios raw = vm->tty;

@@ -59,7 +59,7 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
         free(vm);
         return err_set(e, errno, "getrandom: %s", strerror(errno));
     }
-    log_init(&vm->log, o->id, STDOUT_FILENO);
+    log_init(&vm->log, o->id, platform_log_fd());
     log_thread(&vm->log, "mayfly");
     platform_init(vm);
     devices_init(vm);
@@ -307,8 +307,10 @@ int vm_start(struct vm *vm, struct err *e)
     close_fdp(&vm->kernel_fd);
     close_fdp(&vm->initrd_fd);
     vm->kernel_fd = vm->initrd_fd = -1;
-    if ((rc = vm_configured(vm, e)))
+    if ((rc = vm_configured(vm, e))) {
+        vm_end(vm, VM_EXIT_FAILURE, e->msg);
         return rc;
+    }
     if (atomic_load(&vm->pvm))
         LOG_W(&vm->log,
               "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "

@@ -124,6 +124,8 @@ void kvm_close(struct vm *vm);
 extern const struct vcpu_ops platform_vcpu_ops;
 void platform_init(struct vm *vm);
 void platform_reset(struct vm *vm); // (D), no vCPU runs: legacy devices as at power-on
+int platform_log_fd(
+    void); // standard output, where it could block by a description of its own that does not
 int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e);
 void platform_serial_attach(struct vm *vm); // (D) at the start of the device thread's life
 void platform_serial_close(struct vm *vm);

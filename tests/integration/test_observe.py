@@ -3,11 +3,18 @@
 import datetime
 import json
 import os
+import pty
 import re
+import shutil
+import signal
 import socket
+import subprocess
+import tempfile
+import termios
 import time
 import unittest
 
+import lib
 import tiny
 from lib import MAYFLY, GuestCase
 
@@ -149,6 +156,51 @@ class Metrics(Observe):
 
 
 class Log(Observe):
+    def test_nobody_reads_standard_output(self):
+        """A full pipe loses lines; it stops no thread, and not the end."""
+        r, w = os.pipe()
+        self.addCleanup(os.close, r)
+        os.set_blocking(w, False)
+        try:
+            while True:
+                os.write(w, b"x" * 4096)
+        except BlockingIOError:
+            os.set_blocking(w, True)
+        net = self.netns()
+        m = self.monitor("--level", "Debug", netns=net, log=False, stdout=w)
+        os.close(w)
+        m.boot(netns=net)
+        self.assertEqual(net.http("GET", "/counter")[0], 200)
+        for state in ("Paused", "Resumed"):
+            m.patch("/vm", state=state)
+        self.assertEqual(m.kill(signal.SIGTERM), 0)
+
+    def test_background_of_a_terminal(self):
+        """Started with & from an interactive shell it serves, and leaves the shell's terminal alone."""
+        path = os.path.join(tempfile.mkdtemp(prefix="mayfly-tty-"), "sock")
+        self.addCleanup(shutil.rmtree, os.path.dirname(path))
+        pid, tty = pty.fork()
+        if not pid:
+            os.execv("/bin/sh", ["sh", "-c", f"set -m; {lib.MAYFLY} --api-sock {path} & wait"])
+        self.addCleanup(os.close, tty)
+        echo = termios.tcgetattr(tty)[3]
+        try:
+            end = time.monotonic() + 10
+            while True:
+                c = lib.UnixHTTP(path, timeout=10)
+                try:
+                    c.request("GET", "/")
+                    self.assertEqual(c.getresponse().status, 200)
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):
+                    self.assertLess(time.monotonic(), end)
+                    time.sleep(0.02)
+            self.assertEqual(termios.tcgetattr(tty)[3], echo)
+        finally:
+            subprocess.run(["pkill", "-f", path])
+            os.kill(pid, signal.SIGHUP)
+            os.waitpid(pid, 0)
+
     def test_format_and_levels(self):
         m = self.monitor("--id", "vm-7", "--level", "Warning", "--show-level", "--show-log-origin")
         m.put("/machine-config", vcpu_count=1, mem_size_mib=64)

@@ -24,7 +24,8 @@ struct vm {
     int taken; // the descriptor that put_drive took for fd:0
     int peer;  // > 0: the client's end of the connection
     bool held;
-    unsigned freed, early; // holds that ended; those that did before the client had its answer
+    _Atomic unsigned freed; // holds that ended
+    unsigned early;         // those that did before the client had its answer
     unsigned nfds;
 };
 
@@ -137,8 +138,8 @@ void vm_hold(struct vm *vm)
 void vm_release(struct vm *vm)
 {
     char c;
-    vm->freed += vm->held;
     vm->early += vm->held && vm->peer > 0 && recv(vm->peer, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 1;
+    atomic_fetch_add(&vm->freed, vm->held);
     vm->held = false;
 }
 int vm_start(struct vm *vm, struct err *e)
