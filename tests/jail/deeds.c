@@ -39,11 +39,11 @@ static long int80(uint64_t n, struct io_uring *ring)
     return r;
 }
 
-#define DEED(name, expr)                                   \
-    static long name(uint64_t n, struct io_uring *ring)    \
-    {                                                      \
-        (void)n, (void)ring;                               \
-        return (expr);                                     \
+#define DEED(name, expr)                                \
+    static long name(uint64_t n, struct io_uring *ring) \
+    {                                                   \
+        (void)n, (void)ring;                            \
+        return (expr);                                  \
     }
 
 static long opened(const char *path, uint64_t flags)
@@ -64,7 +64,8 @@ static const struct rlimit more = {4096, 4096};
 DEED(map_exec, mapped(PROT_READ | PROT_EXEC))
 DEED(map_write_exec, mapped(PROT_READ | PROT_WRITE | PROT_EXEC))
 DEED(make_exec, raw(SYS_mprotect, P(word) & ~4095ULL, 4096, PROT_READ | PROT_EXEC, 0, 0, 0))
-DEED(make_thread, raw(SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, 0, 0, 0, 0, 0))
+DEED(make_thread, raw(SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD,
+                      0, 0, 0, 0, 0))
 DEED(make_process, raw(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0))
 DEED(new_namespace, raw(SYS_unshare, CLONE_NEWUSER, 0, 0, 0, 0, 0))
 DEED(make_socket, raw(SYS_socket, AF_UNIX, SOCK_STREAM, 0, 0, 0, 0))
@@ -77,8 +78,10 @@ DEED(open_disk, opened("/dev/vda", O_RDWR))
 DEED(open_up, opened("/data/../../etc/passwd", O_RDONLY))
 DEED(open_old_plainly, raw(SYS_open, P("/"), O_RDONLY, 0, 0, 0, 0))
 DEED(open_by_handle, raw(SYS_open_by_handle_at, (uint64_t)AT_FDCWD, P(word), O_RDONLY, 0, 0, 0))
-DEED(rename_out, raw(SYS_renameat2, (uint64_t)AT_FDCWD, P("/data/disk"), (uint64_t)AT_FDCWD, P("/etc/disk"), 0, 0))
-DEED(rename_in, raw(SYS_renameat2, (uint64_t)AT_FDCWD, P("/etc/passwd"), (uint64_t)AT_FDCWD, P("/data/it"), 0, 0))
+DEED(rename_out, raw(SYS_renameat2, (uint64_t)AT_FDCWD, P("/data/disk"), (uint64_t)AT_FDCWD,
+                     P("/etc/disk"), 0, 0))
+DEED(rename_in, raw(SYS_renameat2, (uint64_t)AT_FDCWD, P("/etc/passwd"), (uint64_t)AT_FDCWD,
+                    P("/data/it"), 0, 0))
 DEED(unlink_out, raw(SYS_unlinkat, (uint64_t)AT_FDCWD, P("/etc/passwd"), 0, 0, 0, 0))
 DEED(kill_all, raw(SYS_kill, (uint64_t)-1, SIGKILL, 0, 0, 0, 0))
 DEED(kill_init, raw(SYS_tgkill, 1, 1, SIGKILL, 0, 0, 0))
@@ -93,10 +96,12 @@ DEED(another_vcpu, raw(SYS_ioctl, JAIL_FD_VM, KVM_CREATE_VCPU, 9, 0, 0, 0))
 DEED(kvm_device, raw(SYS_ioctl, JAIL_FD_VM, KVM_CREATE_DEVICE, P(word), 0, 0, 0))
 DEED(set_registers, raw(SYS_ioctl, JAIL_FD_VCPU, KVM_SET_SREGS, P(word), 0, 0, 0))
 DEED(second_ring, raw(SYS_io_uring_setup, 4, P(word), 0, 0, 0, 0))
-DEED(ring_buffers, raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_BUFFERS, P(word), 1, 0, 0))
+DEED(ring_buffers,
+     raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_BUFFERS, P(word), 1, 0, 0))
 DEED(ring_files, raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_FILES, P(word), 1, 0, 0))
 DEED(ring_freed, raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_ENABLE_RINGS, 0, 0, 0, 0))
-DEED(ring_credentials, raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_PERSONALITY, 0, 0, 0, 0))
+DEED(ring_credentials,
+     raw(SYS_io_uring_register, JAIL_FD_RING, IORING_REGISTER_PERSONALITY, 0, 0, 0, 0))
 DEED(ring_entered, raw(SYS_io_uring_enter, JAIL_FD_RING, 0, 0, 0, 0, 0))
 DEED(own_filter, raw(SYS_seccomp, 1, 0, P(word), 0, 0, 0))
 DEED(debug_parent, raw(SYS_ptrace, 16, 1, 0, 0, 0, 0))
@@ -127,7 +132,8 @@ static long ask_ring(struct io_uring *ring, const struct io_uring_sqe *what)
 // Every opcode, upon a registered file, so that nothing but the opcode is in the way.
 static long ring_op(uint64_t n, struct io_uring *ring)
 {
-    const struct io_uring_sqe s = {.opcode = (uint8_t)n, .flags = IOSQE_FIXED_FILE, .fd = 0, .addr = P(word), .len = 1};
+    const struct io_uring_sqe s = {
+        .opcode = (uint8_t)n, .flags = IOSQE_FIXED_FILE, .fd = 0, .addr = P(word), .len = 1};
     return ask_ring(ring, &s);
 }
 
@@ -143,21 +149,28 @@ static long ring_beyond(uint64_t n, struct io_uring *ring)
 {
     (void)n;
     struct iovec v = {word, 1};
-    const struct io_uring_sqe s = {
-        .opcode = IORING_OP_WRITEV, .flags = IOSQE_FIXED_FILE, .fd = 100000, .addr = P(&v), .len = 1};
+    const struct io_uring_sqe s = {.opcode = IORING_OP_WRITEV,
+                                   .flags = IOSQE_FIXED_FILE,
+                                   .fd = 100000,
+                                   .addr = P(&v),
+                                   .len = 1};
     return ask_ring(ring, &s);
 }
 
 static long ring_linked(uint64_t n, struct io_uring *ring)
 {
     (void)n;
-    const struct io_uring_sqe s = {.opcode = IORING_OP_FSYNC, .flags = IOSQE_FIXED_FILE | IOSQE_ASYNC};
+    const struct io_uring_sqe s = {.opcode = IORING_OP_FSYNC,
+                                   .flags = IOSQE_FIXED_FILE | IOSQE_ASYNC};
     return ask_ring(ring, &s);
 }
 
 #define DEVICE    (1u << JAIL_FILTER_DEVICE)
 #define NO_DEVICE (1u << JAIL_FILTER_VCPU | 1u << JAIL_FILTER_CONTROL | 1u << JAIL_FILTER_HELPER)
-#define ONE(name) {#name, name, 0, 0, 0}
+#define ONE(name)            \
+    {                        \
+#name, name, 0, 0, 0 \
+    }
 
 const struct deed deeds[] = {
     {"calls", call, 0, NUMBERS, 0},

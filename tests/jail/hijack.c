@@ -23,7 +23,8 @@
 #define AT_ONCE 8 // six tasks each, of the 64 that a strict jail has room for
 
 // A deed, and in the process that does it what it is to do.
-struct try {
+struct
+try {
     pid_t pid;
     const struct deed *deed;
     uint64_t n;
@@ -111,7 +112,8 @@ int __wrap_main(int argc, char **argv);
 static void report(const struct try *t, int status)
 {
     static const char *const states[] = {"never acted", "did not return", "returned"};
-    printf("\n{\"deed\": \"%s\", \"n\": %llu, \"state\": \"%s\", \"value\": %ld, \"signal\": %d, \"status\": %d}\n",
+    printf("\n{\"deed\": \"%s\", \"n\": %llu, \"state\": \"%s\", \"value\": %ld, \"signal\": %d, "
+           "\"status\": %d}\n",
            t->deed->name, (unsigned long long)t->n, states[t->result->state], t->result->value,
            status > 0 && WIFSIGNALED(status) ? WTERMSIG(status) : 0,
            status >= 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1);
@@ -153,7 +155,8 @@ static void all_of(int argc, char **argv, const char *what)
     struct try t[AT_ONCE] = {0};
     const struct deed *d = deeds;
     uint64_t n = d->from;
-    struct result *results = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct result *results =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     for (bool busy = true; busy && results != MAP_FAILED; nanosleep(&moment, NULL)) {
         busy = false;
         for (size_t i = 0; i < AT_ONCE; i++) {
