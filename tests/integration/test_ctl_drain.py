@@ -88,7 +88,7 @@ class Drain(MoveCase):
         self.lan.hosts[1].ip("link", "del", "tap2")
         taken = self.monitor()
         os.symlink(taken.sock, self.path("there/vm1.sock"))
-        self.receive_all("--quiet")
+        self.receive_all()
         out, _ = self.ended(self.drain("--json", "-n", 2, "--quiet"), 1)
         got = json.loads(out)
         each = {x["name"]: x for x in got["each"]}
