@@ -46,6 +46,8 @@ static int listener(const struct api_opts *o, struct err *e)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     struct stat st;
+    if (!o->path[0]) // the kernel would make a name up
+        return err_set(e, EINVAL, "API socket: the path is empty");
     if (strlen(o->path) >= sizeof(sa.sun_path))
         return err_set(e, ENAMETOOLONG, "API socket path longer than %zu bytes: %s",
                        sizeof(sa.sun_path) - 1, o->path);
@@ -56,7 +58,8 @@ static int listener(const struct api_opts *o, struct err *e)
     if (lstat(o->path, &st) == 0) {
         if (!S_ISSOCK(st.st_mode))
             return err_set(e, EEXIST, "API socket: %s exists and is no socket", o->path);
-        _cleanup_(close_fdp) int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        _cleanup_(close_fdp) int probe =
+            socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (probe < 0 || connect(probe, (struct sockaddr *)&sa, sizeof(sa)) == 0 ||
             errno != ECONNREFUSED)
             return err_set(e, EADDRINUSE, "API socket: %s is in use", o->path);

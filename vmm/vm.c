@@ -177,6 +177,8 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->lineage.server);
     close_fdp(&vm->spare_sock);
     kvm_close(vm);
+    if (atomic_load(&vm->log.fd) > STDERR_FILENO)
+        close(atomic_load(&vm->log.fd));
     free(vm->dirty_log);
     free(vm->mods);
     free(vm);

@@ -142,8 +142,7 @@ void cgroup_join(struct run *r, pid_t pid)
     char text[16];
     int n = snprintf(text, sizeof(text), "%d", pid);
     for (size_t i = 0; i < r->n_group; i++) {
-        _cleanup_(close_fdp) int fd =
-            openat(r->group[i].dir, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+        _cleanup_(close_fdp) int fd = openat(r->group[i].dir, "cgroup.procs", O_WRONLY | O_CLOEXEC);
         if (fd < 0 || write(fd, text, (size_t)n) != n)
             die(r, "cgroup: entering %s: %s", r->group[i].path, strerror(errno));
     }
@@ -156,9 +155,9 @@ void cgroup_undo(struct run *r)
     const struct timespec pause = {.tv_nsec = 5000000};
     for (; r->n_group; r->n_group--) {
         const struct cgroup *g = &r->group[r->n_group - 1];
-        for (int i = 0; g->made && i < 200 && rmdir(g->path) &&
-                        (errno == EBUSY || unlinkat(g->parent, r->a->id, AT_REMOVEDIR)) &&
-                        errno == EBUSY;
+        for (int i = 0;
+             g->made && i < 200 && rmdir(g->path) &&
+             (errno == EBUSY || unlinkat(g->parent, r->a->id, AT_REMOVEDIR)) && errno == EBUSY;
              i++)
             nanosleep(&pause, NULL);
     }

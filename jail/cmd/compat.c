@@ -196,7 +196,7 @@ void compat_run(struct run *r)
     } else {
         write_pid(r, getpid());
     }
-    cgroup_join(r, 0); // late: what stands in a group cannot remove it when it fails
+    cgroup_join(r, 0);            // late: what stands in a group cannot remove it when it fails
     if (unshare(CLONE_NEWCGROUP)) // now that the group to be its root is entered
         die(r, "cgroup namespace: %s", strerror(errno));
     jail_drop_bounding();

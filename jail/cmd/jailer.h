@@ -44,7 +44,7 @@ int jail_args_parse(struct args *a, int argc, char *const *argv, struct err *e);
 // the monitor has ended.
 struct run {
     const struct args *a;
-    pid_t owner; // the process that undoes; a fork of it must not
+    pid_t owner;    // the process that undoes; a fork of it must not
     struct cgroup { // to enter
         char path[512];
         int dir, parent;

@@ -233,7 +233,7 @@ class Pool(CtlCase):
     @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
     def test_jailed(self):
         self.with_disks()
-        p = self.pool("--size", "2", "--jail")
+        p = self.pool("--size", "2", "--jail", "--uid", "61000", "--gid", "61000")
         self.wait(lambda: "idle 2 of 2" in self.status(), p)
         r = self.clone("-n", "3", "--pool", self.path("pool"), "--get", "/sector/0", "--json")
         self.assertEqual([c["answer"] for c in r["each"]], ["base" * 128] * 3)

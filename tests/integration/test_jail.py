@@ -696,7 +696,7 @@ class Strict(Base):
 
     def test_user_namespaces_forbidden(self):  # J10
         script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
-        words = ["unshare", "-U", "-r", "sh", "-c", script, "sh", *self.strict_words(ids=False)]
+        words = ["unshare", "-U", "-r", "sh", "-c", script, "sh", *self.strict_words("--uid", "0", "--gid", "0", ids=False)]
         self.refused(words, "namespaces")
         self.assertFalse(os.path.exists(self.sock))
 

@@ -87,11 +87,15 @@ static int step(unsigned i, struct err *e)
         return vm_pause(vm, e);
     case 8:
         return vm_patch_drive(vm, "d", disk[1], &rl, NULL, e);
+    case 10:
+        return vm_pause(vm, e);
+    case 11:
+        return vm_patch_drive(vm, "d", disk[0], NULL, NULL, e);
     default:
         return vm_resume(vm, e);
     }
 }
-#define STEPS 10
+#define STEPS 13
 
 // 0: as it must be; else what is wrong.
 static const char *life(int n)

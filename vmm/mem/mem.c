@@ -66,9 +66,9 @@ void mem_unback(struct guest_mem *m)
     m->backed = false;
 }
 
-static int failed(struct guest_mem *m, const char *what, struct err *e)
+static int failed(struct guest_mem *m, const char *what, unsigned long long n, struct err *e)
 {
-    int rc = err_set(e, ENOMEM, "%s: %m", what);
+    int rc = err_set(e, ENOMEM, "%s (%llu): %m", what, n);
     mem_unback(m);
     return rc;
 }
@@ -96,10 +96,9 @@ int mem_back_anon(struct guest_mem *m, enum mem_pages pages, struct err *e)
         if (pool ? !map_over(r->host, r->size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | HUGETLB_2M,
                              -1, 0)
                  : !open_up(r->host, r->size, pages))
-            return failed(m,
-                          pool ? "huge_pages: the host has not enough free huge pages of 2 MiB"
-                               : "cannot map guest memory",
-                          e);
+            return pool ? failed(m, "huge_pages: the host has not so many free huge pages of 2 MiB",
+                                 m->size / HUGE_PAGE, e)
+                        : failed(m, "cannot map guest memory, MiB", m->size / MIB, e);
     }
     return 0;
 }
@@ -158,7 +157,7 @@ int mem_back_file(struct guest_mem *m, int fd, enum mem_pages pages, struct err 
     m->backed = true;
     for (unsigned i = 0; i < m->n; i++)
         if (!back_region(&m->r[i], fd, pages, &budget))
-            return failed(m, "cannot map the memory file", e);
+            return failed(m, "cannot map the memory file, MiB", m->size / MIB, e);
     return 0;
 }
 
