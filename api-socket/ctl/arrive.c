@@ -123,12 +123,13 @@ static int start_monitor(struct receiver *r, struct arrival *a, struct err *e)
 static void end_monitor(struct receiver *r, struct arrival *a)
 {
     pthread_mutex_lock(&r->lock);
-    if (a->pid > 0) { // else it is gone, and its number may be another's
-        kill(a->pid, SIGTERM);
-        waitpid(a->pid, NULL, 0);
-    }
+    pid_t pid = a->pid; // 0: it is gone, and its number may be another's
     a->pid = 0;
+    if (pid > 0)
+        kill(pid, SIGTERM);
     pthread_mutex_unlock(&r->lock);
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
     if (r->spawn)
         unlink(a->sock);
 }
@@ -303,8 +304,9 @@ static void begin(struct receiver *r, struct arrival *a, int fd[2])
 }
 
 // The source may know before this monitor that the link is broken.
-static void again(struct arrival *a, int fd[2])
+static void again(struct receiver *r, struct arrival *a, int fd[2])
 {
+    struct show show = {.quiet = r->quiet}; // a->show is the other thread's
     struct mig_view v;
     struct err e = {0};
     int rc = -ETIMEDOUT;
@@ -320,7 +322,7 @@ static void again(struct arrival *a, int fd[2])
             e = now;
     }
     link_answer(fd[LINK_BULK], rc ? e.msg : NULL, NULL);
-    show_line(&a->show, a->name, rc ? e.msg : "the source is back");
+    show_line(&show, a->name, rc ? e.msg : "the source is back");
     close_fdp(&fd[0]);
     close_fdp(&fd[1]);
 }
@@ -337,7 +339,7 @@ void arrive_channel(struct receiver *r, const struct link_line *l, int conn)
         link_answer(conn, e.msg, NULL);
         close(conn);
     } else if (fd[0] >= 0 && !strcmp(l->verb, "again"))
-        again(a, fd);
+        again(r, a, fd);
     else if (fd[0] >= 0)
         begin(r, a, fd);
 }
@@ -376,10 +378,12 @@ void arrive_resume(struct receiver *r)
 {
     struct arrival *a = &r->a[0];
 
+    pthread_mutex_lock(&r->lock);
     a->state = ARRIVAL_HERE;
     a->show = (struct show){.quiet = r->quiet};
     snprintf(a->session, sizeof(a->session), "%s", r->session);
     snprintf(a->sock, sizeof(a->sock), "%s", r->sock);
     move_name(r->sock, a->name);
+    pthread_mutex_unlock(&r->lock);
     over(r, a, watch(r, a));
 }

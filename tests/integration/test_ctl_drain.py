@@ -88,8 +88,9 @@ class Drain(MoveCase):
         self.lan.hosts[1].ip("link", "del", "tap2")
         taken = self.monitor()
         os.symlink(taken.sock, self.path("there/vm1.sock"))
-        self.receive_all()
+        r = self.receive_all()
         out, _ = self.ended(self.drain("--json", "-n", 2, "--quiet"), 1)
+        r.wait_for('"vm2","result":"stayed"')  # its monitor there has been taken away by then
         got = json.loads(out)
         each = {x["name"]: x for x in got["each"]}
         self.assertEqual({n: x["result"] for n, x in each.items()},
