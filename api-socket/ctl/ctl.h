@@ -94,6 +94,7 @@ struct spawn {
     const struct opt_list *allow; // beneath which it may open files; NULL or none: anywhere
     const struct opt_list *dirs;  // spawn_jailed alone, as those below: what is seen inside
     const char *jail, *uid, *gid;
+    const struct opt_list *flags; // FLAG=VALUE for mayfly-jail
 };
 
 int spawn_listen(const char *path, struct err *e);

@@ -31,9 +31,9 @@ struct taker {
 
 struct pool {
     const char *dir, *mayfly, *jail, *uid, *gid;
-    struct opt_list allow;
+    struct opt_list allow, flags;
     uint64_t size, mem, vcpus;
-    bool jailed;
+    bool jailed, own_uids;
     int listener, signals;
     uint64_t serial, last_take;
     unsigned failures; // in a row

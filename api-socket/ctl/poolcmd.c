@@ -52,6 +52,9 @@ int cmd_pool(int argc, char **argv)
          "each in a strict jail: all is handed over as descriptors"},
         {"--uid", OPT_STR, &p->uid, "U  jail: the monitors' user"},
         {"--gid", OPT_STR, &p->gid, "G  jail: the monitors' group"},
+        {"--own-uids", OPT_FLAG, &p->own_uids, "jail: each shell has a user of its own, from U on"},
+        {"--jail-flag", OPT_LIST, &p->flags,
+         "FLAG=VALUE  a flag for mayfly-jail: --cgroup=pids.max=64; repeatable"},
         {"--allow", OPT_LIST, &p->allow,
          "DIR  jail: a directory to be seen inside as /NAME; repeatable"},
         {"--mayfly", OPT_STR, &p->mayfly, "FILE  the monitor (beside mayflyctl)"},
@@ -68,6 +71,9 @@ int cmd_pool(int argc, char **argv)
                  (!strcmp(rest[0], "release") && k == 2);
     if (k < 0 || help || !known || p->size > SHELLS_MAX / 2 || n < 1 || n > SHELLS_MAX)
         opts_help(help ? stdout : stderr, usage, o, ARRAY_SIZE(o)), rc = help ? 0 : 2;
+    else if (p->jailed && serve && (!p->uid != !p->gid || (!p->uid && !geteuid())))
+        err_set(&e, EINVAL, "--jail: --uid and --gid, or both left out by who is not root"),
+            rc = ctl_fail(&e);
     else
         rc = (serve ? pool_serve(p, &e) : client(rest[0], p->dir, n, pids, rest[1], &e))
                  ? ctl_fail(&e)

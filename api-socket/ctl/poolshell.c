@@ -37,7 +37,7 @@ void shell_look_for(const struct pool *p, struct shell *s)
 int shell_make(struct pool *p, struct err *e)
 {
     struct shell *s = NULL;
-    char id[40];
+    char id[40], uid[24];
 
     for (unsigned i = 0; i < SHELLS_MAX && !s; i++)
         if (p->s[i].state == SHELL_NONE)
@@ -50,9 +50,13 @@ int shell_make(struct pool *p, struct err *e)
     struct spawn sp = {.mayfly = p->mayfly, .id = id, .sock = s->sock};
     if (p->jailed) {
         sp.jail = p->jail;
-        sp.uid = p->uid;
+        // A slot is free only when its shell has ended, so no two share a user.
+        snprintf(uid, sizeof(uid), "%llu",
+                 strtoull(p->uid ? p->uid : "0", NULL, 10) + (unsigned long long)(s - p->s));
+        sp.uid = p->own_uids && p->uid ? uid : p->uid;
         sp.gid = p->gid;
         sp.dirs = &p->allow;
+        sp.flags = &p->flags;
         s->state = SHELL_CONNECTING;
         return spawn_jailed(&sp, &s->pid, e);
     }

@@ -116,7 +116,7 @@ int spawn_monitor(const struct spawn *s, int listener, pid_t *pid, struct err *e
 
 int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
 {
-    const char *argv[16 + 2 * ARRAY_SIZE(s->dirs->v)] = {
+    const char *argv[16 + 3 * ARRAY_SIZE(s->dirs->v)] = {
         s->jail, "--strict", "--id", s->id, "--exec-file", s->mayfly, "--api-sock", s->sock};
     size_t n = 8;
 
@@ -124,12 +124,12 @@ int spawn_jailed(const struct spawn *s, pid_t *pid, struct err *e)
         argv[n++] = "--dir";
         argv[n++] = s->dirs->v[i];
     }
-    if (s->uid && s->gid) {
-        argv[n++] = "--uid";
-        argv[n++] = s->uid;
-        argv[n++] = "--gid";
-        argv[n++] = s->gid;
-    }
+    if (s->uid)
+        argv[n++] = "--uid", argv[n++] = s->uid;
+    if (s->gid)
+        argv[n++] = "--gid", argv[n++] = s->gid;
+    for (unsigned i = 0; s->flags && i < s->flags->n; i++)
+        argv[n++] = s->flags->v[i];
     argv[n] = NULL;
     return spawn_argv(argv, -1, s->log, pid, e);
 }

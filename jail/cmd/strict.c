@@ -166,9 +166,10 @@ static void empty_root(struct run *r)
         const char *name = strrchr(r->a->dir[i], '/') + 1;
         struct mount_attr attr = {.attr_set =
                                       MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID};
-        if (mkdir(name, 0555) || mount(r->a->dir[i], name, NULL, MS_BIND, NULL) ||
-            syscall(SYS_mount_setattr, AT_FDCWD, name, 0, &attr, sizeof(attr)))
+        if (mkdir(name, 0555) || mount(r->a->dir[i], name, NULL, MS_BIND, NULL))
             die(r, "--dir %s: %s", r->a->dir[i], strerror(errno));
+        if (syscall(SYS_mount_setattr, AT_FDCWD, name, 0, &attr, sizeof(attr)))
+            die(r, "--dir %s: mount_setattr (Linux 5.12): %s", r->a->dir[i], strerror(errno));
     }
     if (mount(NULL, ".", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | lock, NULL))
         die(r, "root of the jail: %s", strerror(errno));

@@ -230,11 +230,30 @@ class Pool(CtlCase):
         self.assertEqual([c["answer"].split("\n")[0] for c in r["each"]], [f"id={self.prefix}{i}" for i in range(5)])
         self.wait(lambda: "idle 3 of 3, starting 0, taken 0" in self.status(), p)
 
+    def shells(self, p):
+        """(user, limit of tasks) of each monitor that the pool has in a jail."""
+        def children(pid):
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                return f.read().split()
+        for pid in (pid for jail in children(p.pid) for pid in children(jail)):
+            with open(f"/proc/{pid}/status") as s, open(f"/proc/{pid}/limits") as limits:
+                yield (re.search(r"^Uid:\t(\d+)", s.read(), re.M)[1],
+                       re.search(r"Max processes +(\d+)", limits.read())[1])
+
+    @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
+    def test_jailed_needs_a_user(self):
+        for half in ([], ["--uid", "51000"], ["--gid", "51000"]):
+            p = ctl("pool", "--dir", self.path("pool"), "--size", "1", "--jail", *half, check=False)
+            self.assertEqual(p.returncode, 1)
+            self.assertIn("--uid and --gid", p.stderr)
+
     @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs the dynamic loader, which no jail holds")
     def test_jailed(self):
         self.with_disks()
-        p = self.pool("--size", "2", "--jail", "--uid", "61000", "--gid", "61000")
+        p = self.pool("--size", "2", "--jail", "--uid", "51000", "--gid", "51000", "--own-uids",
+                      "--jail-flag=--resource-limit=nproc=50", "--jail-flag=--resource-limit=fsize=1000000000")
         self.wait(lambda: "idle 2 of 2" in self.status(), p)
+        self.assertEqual(sorted(self.shells(p)), [("51000", "50"), ("51001", "50")])
         r = self.clone("-n", "3", "--pool", self.path("pool"), "--get", "/sector/0", "--json")
         self.assertEqual([c["answer"] for c in r["each"]], ["base" * 128] * 3)
         os.truncate(self.base, 2 << 20)

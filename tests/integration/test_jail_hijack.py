@@ -12,7 +12,7 @@ import tempfile
 import unittest
 
 import lib
-from test_jail import GID, JAIL, SANITIZED, UID
+from test_jail import GID, JAIL, SANITIZED, UID, numbers
 
 HIJACKED = os.path.join(lib.BUILD, "mayfly-hijacked")
 KINDS = ("vcpu", "device", "control", "helper")
@@ -32,11 +32,6 @@ def setUpModule():
 
 def denied(r):
     return r["signal"] == signal.SIGSYS or (DEBUG and r["status"] == 148)
-
-
-def numbers():
-    with open(os.path.join(lib.BUILD, "gen", "numbers.h")) as f:
-        return {name: int(n) for name, n in re.findall(r"__NR_(\w+) (\d+)", f.read())}
 
 
 def passes(kind):

@@ -4,6 +4,29 @@ $(B)/misbehave: $(B)/obj/tests/jail/misbehave.o $(B)/libmayfly.a
 	@$(if $(Q),echo "  LINK  $@")
 	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
 
+# A kernel that lacks something.
+$(B)/without: tests/jail/without.c
+	@$(if $(Q),echo "  LINK  $@")
+	$(Q)$(CC) -D_GNU_SOURCE -std=c17 $(WARN) -static -o $@ $<
+
+# The stand-in as a debug build makes it, whose filters name what they deny.
+DBG_OBJ := $(patsubst %,$(B)/obj/jail-debug/%.o,misbehave filter stages landlock filters)
+$(B)/gen/gen-debug: jail/gen/gen.c jail/gen/rules.h $(B)/gen/decls.h jail/jail.h vmm/base.h
+	$(Q)$(CC) $(CPPFLAGS) -DMAYFLY_DEBUG -std=c17 -O1 $(WARN) -o $@ $< -lseccomp
+$(B)/gen/filters-debug.c: $(B)/gen/gen-debug
+	$(Q)$< >$@
+$(B)/obj/jail-debug/%.o: jail/%.c $(B)/gen/decls.h | $(MUSL_INC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -DMAYFLY_DEBUG $(CFLAGS) -c $< -o $@
+$(B)/obj/jail-debug/misbehave.o: tests/jail/misbehave.c
+$(B)/obj/jail-debug/filters.o: $(B)/gen/filters-debug.c
+$(B)/obj/jail-debug/misbehave.o $(B)/obj/jail-debug/filters.o: | $(MUSL_INC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -DMAYFLY_DEBUG $(CFLAGS) -c $< -o $@
+$(B)/misbehave-debug: $(DBG_OBJ) $(B)/libmayfly.a
+	@$(if $(Q),echo "  LINK  $@")
+	$(Q)$(CC) $(LINK) -o $@ $^ $(LINK_END)
+
 # The monitor itself, hijacked: what is shipped, with a few calls led through tests/jail/hijack.c.
 HIJACK_WRAP := main syscall poll pthread_cond_wait jail_filter_install io_uring_queue_init_params \
                io_uring_submit_and_wait_timeout
@@ -15,7 +38,7 @@ $(B)/mayfly-hijacked: $(call obj,vmm/main.c tests/jail/hijack.c tests/jail/deeds
 $(B)/gen/numbers.h: | $(B)/gen/gen
 	$(Q)printf '#include <asm/unistd_64.h>\n' | $(CC) -E -dM - | grep ' __NR_' >$@
 
-all: $(B)/misbehave $(if $(filter musl,$(LIBC)),$(B)/mayfly-hijacked $(B)/gen/numbers.h)
+all: $(B)/misbehave $(B)/without $(B)/gen/numbers.h $(if $(filter musl,$(LIBC)),$(B)/mayfly-hijacked $(B)/misbehave-debug)
 
 # Nothing allowed that is never used: the suite again, every monitor under strace.
 .PHONY: check-syscalls

@@ -108,7 +108,11 @@ static void act(const char *what)
         r = syscall(SYS_kill, -1, 9);
     else if (!strcmp(what, "ioctl"))
         r = ioctl(0, TIOCSTI, "x");   // typing into the terminal it was started from
-    else if (!strcmp(what, "malloc")) // allowed: what cannot grow the heap is mapped
+    else if (!strcmp(what, "eat")) { // 64 MiB, each page of it
+        volatile char *at = malloc(64 * MIB);
+        for (size_t i = 0; at && (r = 0, i < 64 * MIB); i += 4096)
+            at[i] = 1;
+    } else if (!strcmp(what, "malloc")) // allowed: what cannot grow the heap is mapped
         for (size_t n = 16; n < 8 * MIB && (r = 0, malloc(n)); n += n / 8)
             r = n > 7 * MIB;
     (void)!fd_write(1, "survived\n", 9);
