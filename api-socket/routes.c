@@ -6,7 +6,6 @@
 #include "vmm/log.h"
 
 enum { PRE = 1, POST = 2, ANY = PRE | POST, HAS_ID = 4, CURRENT = 8, HOLD = 16 };
-
 typedef int handler(struct api_call *c, union wire *w, struct err *e);
 struct route {
     enum http_verb verb;
@@ -31,6 +30,7 @@ static int get_info(struct api_call *c, union wire *w, struct err *e)
     json_str(c->out, "state", states[vm_state(c->vm)]);
     json_str(c->out, "vmm_version", c->version);
     json_str(c->out, "app_name", "Mayfly");
+    json_bool(c->out, "guest_ready", vm_guest_ready(c->vm));
     json_close(c->out, '}');
     return 0;
 }

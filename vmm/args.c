@@ -54,6 +54,18 @@ static const struct opt opts[] = {
     {"--version", OPT_FLAG, F(version), " print the version and end"},
 };
 
+static const struct {
+    const char *name, *what;
+} never[] = {
+    // Firecracker's, for what Mayfly does not have
+    {"--metadata", "metadata service (MMDS)"},
+    {"--mmds-size-limit", "metadata service (MMDS)"},
+    {"--enable-pci", "PCI"},
+    {"--seccomp-filter", "filters from files: its own are built in"},
+    {"--snapshot-version", "other format: docs/snapshot-format.md"},
+    {"--describe-snapshot", "describing of its own: mayflyctl snapshot describe"},
+};
+
 static int parse_u64(const char *s, int base, uint64_t max, uint64_t *out)
 {
     char *end;
@@ -173,6 +185,9 @@ int args_parse(int argc, char **argv, struct args *a, struct err *e)
         const char *eq = strchr(argv[i], '=');
         size_t n = eq ? (size_t)(eq - argv[i]) : strlen(argv[i]);
         const struct opt *o = find(argv[i], n);
+        for (size_t k = 0; !o && k < ARRAY_SIZE(never); k++)
+            if (strlen(never[k].name) == n && !memcmp(argv[i], never[k].name, n))
+                return err_set(e, EINVAL, "%s: Mayfly has no %s", never[k].name, never[k].what);
         if (!o)
             return err_set(e, EINVAL, "unknown option '%.80s'", argv[i]);
         if (o->kind == OPT_FLAG && eq)

@@ -232,6 +232,13 @@ static int take_out(void *arg)
     return 0;
 }
 
+// Of another session's terminal nobody is.
+static bool in_background(int tty)
+{
+    const pid_t front = tcgetpgrp(tty);
+    return front >= 0 && front != getpgrp();
+}
+
 int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e)
 {
     if (path) {
@@ -244,7 +251,7 @@ int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds
     int in = vm->opts.serial_in;
     // A terminal that this process is in the background of is its shell's, to read and to set.
     if (in >= 0 &&
-        (isatty(in) ? tcgetpgrp(in) == getpgrp() : (fstat(in, &st) == 0 && S_ISFIFO(st.st_mode)))) {
+        (isatty(in) ? !in_background(in) : (fstat(in, &st) == 0 && S_ISFIFO(st.st_mode)))) {
         vm->serial_in = own_nonblock(in, O_RDONLY);
         if (isatty(in) && tcgetattr(in, &vm->tty) == 0) {
             struct termios raw = vm->tty;

@@ -263,6 +263,10 @@ int vm_configured(struct vm *vm, struct err *e)
 {
     close_fdp(&vm->spare_sock); // who needed it has connected
     vm->spare_sock = -1;
+    if (atomic_load(&vm->pvm))
+        LOG_W(&vm->log,
+              "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "
+              "an ordinary one cannot");
     return vm->opts.confine ? vm->opts.confine(VM_THREAD_CONTROL, e) : 0;
 }
 
@@ -313,10 +317,6 @@ int vm_start(struct vm *vm, struct err *e)
         vm_end(vm, VM_EXIT_FAILURE, e->msg);
         return rc;
     }
-    if (atomic_load(&vm->pvm))
-        LOG_W(&vm->log,
-              "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "
-              "an ordinary one cannot");
     vm->state = VM_RUNNING;
     let_go(vm);
     return 0;

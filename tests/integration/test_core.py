@@ -53,7 +53,13 @@ class Boot(GuestCase):
         m = self.monitor()
         m.boot("mode=http")
         m.wait_out("mayfly-guest: ready")
-        self.assertEqual(m.state(), "Running")
+        end = time.monotonic() + 10
+        while not m.get("/")["guest_ready"]:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)
+        silent = self.monitor()
+        silent.boot(kernel=guest("spin"))
+        self.assertEqual((silent.get("/")["state"], silent.get("/")["guest_ready"]), ("Running", False))
 
     def test_memory_across_the_gap(self):
         ns = self.netns()
@@ -65,16 +71,17 @@ class Boot(GuestCase):
         for n in (1, 2, 4, 32):
             with self.subTest(vcpus=n):
                 m = self.monitor()
-                m.boot(kernel=guest("smp"), vcpus=n)
+                m.boot(f"cpus={n}", kernel=guest("smp"), vcpus=n)
                 self.assertEqual(m.wait_exit(60), 0)
-                self.assertIn(f"{n}", m.out())
+                self.assertIn(f"smp: {n} of {n} vCPUs online", m.console())
 
     def test_fewer_processors_after_more(self):
         m = self.monitor()
         m.put("/machine-config", vcpu_count=4, mem_size_mib=64)
         m.put("/machine-config", vcpu_count=2, mem_size_mib=256)
-        m.boot(kernel=guest("smp"), vcpus=2, mem=256)
+        m.boot("cpus=2", kernel=guest("smp"), vcpus=2, mem=256)
         self.assertEqual(m.wait_exit(60), 0)
+        self.assertIn("smp: 2 of 2 vCPUs online", m.console())
 
 
 class Disk(GuestCase):
@@ -285,6 +292,8 @@ class Ends(GuestCase):
 
     def test_exit_statuses_of_bad_starts(self):
         for args, status, word in ((["--nonsense"], 153, "unknown option"), (["--id"], 153, "needs a value"),
+                                   (["--metadata", "x"], 153, "--metadata: Mayfly has no metadata service"),
+                                   (["--enable-pci"], 153, "--enable-pci: Mayfly has no PCI"),
                                    (["--id", "a/b"], 153, "--id"), (["--no-api"], 153, "--config-file"),
                                    (["--level", "loud"], 153, "--level"),
                                    (["--config-file", "/nonexistent"], 1, "--config-file")):

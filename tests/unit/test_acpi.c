@@ -147,7 +147,7 @@ START_TEST(acpica_agrees)
     struct found f;
     char dir[] = P_tmpdir "/mayfly-acpi-XXXXXX", cmd[1024];
     if (!has_iasl()) {
-        printf("skipped: acpica_agrees: no iasl (package acpica-tools)\n");
+        printf("SKIP: acpica_agrees: no iasl (package acpica-tools)\n");
         return;
     }
     ck_assert_int_eq(acpi_write(&rq, &e), 0);

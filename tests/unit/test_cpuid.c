@@ -233,7 +233,7 @@ START_TEST(this_host)
 {
     _cleanup_(close_fdp) int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (kvm < 0) {
-        printf("skipped: this_host: no /dev/kvm\n");
+        printf("SKIP: this_host: no /dev/kvm\n");
         return;
     }
     ck_assert_int_eq(cpuid_supported(kvm, &host, &e), 0);

@@ -383,7 +383,7 @@ START_TEST(real_kernels)
     if (d)
         closedir(d);
     if (!seen)
-        printf("skipped: real_kernels: no build/kernels/*/{vmlinux,bzImage}\n");
+        printf("SKIP: real_kernels: no build/kernels/*/{vmlinux,bzImage}\n");
 }
 END_TEST
 

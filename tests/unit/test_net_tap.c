@@ -24,7 +24,7 @@ static bool own_namespace(const char *test)
     if (unshare(CLONE_NEWNET) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
         fd = open_tun();
     if (fd < 0)
-        printf("%s: skipped: no network namespace or no /dev/net/tun: %m\n", test);
+        printf("SKIP: %s: no network namespace or no /dev/net/tun: %m\n", test);
     return fd >= 0;
 }
 

@@ -340,7 +340,7 @@ int main(void)
     TCase *k = tcase_create("hostile states");
     tcase_set_timeout(k, 120);
     if (access("/dev/kvm", R_OK | W_OK))
-        printf("skipped: hostile_values: no access to /dev/kvm\n");
+        printf("SKIP: hostile_values: no access to /dev/kvm\n");
     else
         tcase_add_loop_test(k, hostile_values, 0, 6);
     suite_add_tcase(s, k);

@@ -220,7 +220,7 @@ START_TEST(the_tsc_goes_on_from_the_record)
     ck_assert_int_eq(vcpu_state_load(n.vcpu, &caps, &a, &e), 0);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     if (msr(&b, 0x10)->value < 1ull << 60)
-        printf("skipped: the_tsc_goes_on_from_the_record: this KVM ignores TSC writes (PVM)\n");
+        printf("SKIP: the_tsc_goes_on_from_the_record: this KVM ignores TSC writes (PVM)\n");
     else // 2^50 ticks are days
         ck_assert_msg(msr(&b, 0x10)->value - far < 1ull << 50, "%#llx after %#llx",
                       (unsigned long long)msr(&b, 0x10)->value, (unsigned long long)far);
@@ -297,7 +297,7 @@ START_TEST(short_reads_name_their_msr)
     bad.msr[3] = 0x12345678;
     int rc = vcpu_state_save(m.vcpu, &bad, &a, &e);
     if (rc == 0) // kvm.ignore_msrs=1 makes every MSR readable
-        printf("skipped: short_reads_name_their_msr: this KVM reads any MSR\n");
+        printf("SKIP: short_reads_name_their_msr: this KVM reads any MSR\n");
     else
         ck_assert_ptr_nonnull(strstr(e.msg, "0x12345678"));
     machine_free(&m);
@@ -361,7 +361,7 @@ int main(void)
     TCase *c = tcase_create("vcpu_state");
     tcase_add_checked_fixture(c, setup, teardown);
     if (access("/dev/kvm", R_OK | W_OK)) {
-        printf("skipped: vcpu_state: no /dev/kvm\n");
+        printf("SKIP: vcpu_state: no /dev/kvm\n");
         return EXIT_SUCCESS;
     }
     tcase_add_test(c, the_essential_msrs_are_saved);
