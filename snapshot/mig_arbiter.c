@@ -137,7 +137,7 @@ int arb_take(struct mig *m)
 // The offer may or may not have reached the record; either way one swap to ourselves ends it.
 int arb_settle(struct mig *m)
 {
-    struct arb_record offer = record(m, ARB_OFFERED, m->epoch + 1, m->self, m->peer), seen;
+    struct arb_record offer = record(m, ARB_OFFERED, m->epoch + 1, m->self, m->peer), seen = {0};
     struct arb_record mine = record(m, ARB_OWNED, m->epoch, m->self, NULL);
     struct arb_record back = record(m, ARB_OWNED, m->epoch + 2, m->self, NULL);
 

@@ -176,6 +176,8 @@ static int restore(struct mig_run *r, struct err *e)
     if (s->machine.mem_size_mib * MIB != vm_mem(r->vm)->size ||
         s->machine.vcpu_count != vm_config(r->vm)->machine.vcpu_count)
         rc = err_set(e, EINVAL, "the state is of another machine than the one that was reserved");
+    if (rc == 0) // judged as the first one was: it comes from the same stranger
+        rc = vm_saved_check(r->vm, s, &o, e);
     vm_disks_unlocked(r->vm);
     if (rc == 0)
         rc = vm_restore(r->vm, s, &o, e);
@@ -191,8 +193,10 @@ static int activate(struct mig_run *r, struct err *e)
 
     if (rc)
         return rc;
-    vm_announce(r->vm);
-    return (r->rx.has_resume ? r->rx.resume_vm : r->m.peer_ran) ? vm_resume(r->vm, e) : 0;
+    rc = (r->rx.has_resume ? r->rx.resume_vm : r->m.peer_ran) ? vm_resume(r->vm, e) : 0;
+    if (rc == 0) // it is ours: switches learn where it is
+        vm_announce(r->vm);
+    return rc;
 }
 
 // Once the control thread's final filter is up, nothing can be built anew: then the process ends.

@@ -212,6 +212,12 @@ static int drain(struct mig *m)
     }
     if (rc)
         return rc;
+    const unsigned long long left = atomic_load(&m->st.remaining_pages);
+    if (left) // this may be the only copy
+        return err_set(&m->e, EPROTO,
+                       "the target says that it has all, and %llu pages were never sent; this "
+                       "memory is kept",
+                       left);
     if (m->verify && m->seen_arg2[M_DRAINED] != m->sum)
         return err_set(&m->e, EILSEQ,
                        "verify: RAM at the target is not what it is here; this memory is kept");

@@ -80,8 +80,8 @@ static int check_dev(const struct saved_dev *d, unsigned i, struct err *e)
     return err_set(e, EINVAL, "device %u: unknown kind %u", i, (unsigned)d->kind);
 }
 
-static int check_saved(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
-                       struct err *e)
+int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
+                   struct err *e)
 {
     struct cpuid_table host;
     unsigned blk = 0, net = 0;
@@ -126,7 +126,7 @@ int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_r
         return err_set(
             e, EPERM,
             "loading a snapshot is not allowed after configuring boot-specific resources");
-    if ((rc = check_saved(vm, in, o, e)))
+    if ((rc = vm_saved_check(vm, in, o, e)))
         return rc;
     want.track_dirty_pages = o->track_dirty_pages;
     vm->before_load = vm->cfg.machine;

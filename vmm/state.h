@@ -75,6 +75,8 @@ struct vm_restore_opts {
 // Judges `in` (with this host: CPUID, XCR0, MSRs, TSC frequency, named) and gives the VM its number of vCPUs and
 // its reservation of memory, when they are not what vm_put_machine made already. -EPERM once anything but the
 // machine was configured.
+int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
+                   struct err *e); // what vm_restore_shape judges, alone
 int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
                      struct err *e);
 // Opens disks and taps, makes the devices, loads all state. Memory is backed.

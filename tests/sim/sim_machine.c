@@ -33,7 +33,7 @@ static void fill(uint8_t *p, uint64_t n)
 {
     uint64_t x = n * 0x9e3779b97f4a7c15ULL;
 
-    for (unsigned i = 0; i < PAGE_SIZE; i += 256, x += n)
+    for (unsigned i = 0; i < PAGE_SIZE; i += 8, x += n)
         le64_put(p + i, n ? x : 0);
 }
 
@@ -41,7 +41,7 @@ static bool holds(const uint8_t *p, uint64_t n)
 {
     uint64_t x = n * 0x9e3779b97f4a7c15ULL;
 
-    for (unsigned i = 0; i < PAGE_SIZE; i += 256, x += n)
+    for (unsigned i = 0; i < PAGE_SIZE; i += 8, x += n)
         if (le64_get(p + i) != (n ? x : 0))
             return false;
     return true;
