@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 import unittest
 
+import tiny
 from lib import ROOT, ApiError, GuestCase, guest
 
 
@@ -58,7 +60,11 @@ class Boot(GuestCase):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.005)
         silent = self.monitor()
-        silent.boot(kernel=guest("spin"))
+        with tempfile.NamedTemporaryFile() as kernel:
+            kernel.write(tiny.elf(tiny.say("up") + tiny.HALT))
+            kernel.flush()
+            silent.boot(kernel=kernel.name)
+        silent.wait_out("up")
         self.assertEqual((silent.get("/")["state"], silent.get("/")["guest_ready"]), ("Running", False))
 
     def test_memory_across_the_gap(self):
