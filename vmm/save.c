@@ -215,11 +215,8 @@ static int load_devs(void *arg)
 static int restore_cpus(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
                         struct err *e)
 {
-    struct timespec t;
     int rc = 0;
 
-    clock_gettime(CLOCK_REALTIME, &t);
-    uint64_t wall = (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
     // A shell on a like host has this very table set already, and setting it is the dearest call here.
     bool same = vm->cpuid.nent == in->cpuid.nent &&
                 !memcmp(vm->cpuid.e, in->cpuid.e, in->cpuid.nent * sizeof(in->cpuid.e[0]));
@@ -229,11 +226,8 @@ static int restore_cpus(struct vm *vm, const struct vm_saved *in, const struct v
         rc = cpuid_set(vm->vcpu[i].fd, &vm->cpuid, e);
     }
     cpuid_set_id(&vm->cpuid, 0);
-    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++) {
-        if (o->advance_clock)
-            vcpu_state_advance_tsc(&in->vcpu[i], wall);
-        rc = vcpu_state_load(vm->vcpu[i].fd, &vm->caps, &in->vcpu[i], e);
-    }
+    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++)
+        rc = vcpu_state_load(vm->vcpu[i].fd, &vm->caps, &in->vcpu[i], o->advance_clock, e);
     return rc ? rc : vm_clock_load(vm->vm_fd, &in->clock, o->advance_clock, e);
 }
 

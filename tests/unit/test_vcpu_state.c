@@ -141,7 +141,7 @@ START_TEST(a_fresh_vcpu_round_trips)
     machine_new(&n);
     ck_assert_msg(vcpu_state_save(m.vcpu, &caps, &a, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_check(&a, &caps, &e), 0);
-    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     same_but_for_time(&a, &b);
     machine_free(&m);
@@ -169,7 +169,7 @@ START_TEST(what_is_put_in_comes_out)
     a.xsave[1] = 0x02;
     a.xsave[512] |= 1; // XSTATE_BV: x87 is not in its initial state
     a.mp_state = KVM_MP_STATE_HALTED;
-    ck_assert_msg(vcpu_state_load(m.vcpu, &caps, &a, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(m.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
     ck_assert_uint_eq(b.regs.r15, 0x1234567890);
     ck_assert_uint_eq(b.sregs.cr2, 0x777000);
@@ -197,7 +197,7 @@ START_TEST(a_guest_goes_on_elsewhere)
     ck_assert_uint_eq(a.regs.rbx, 3);
     machine_free(&m);
     machine_new(&n);
-    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     same_but_for_time(&a, &b);
     run_to_out(&n);
@@ -217,13 +217,19 @@ START_TEST(the_tsc_goes_on_from_the_record)
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &a, &e), 0);
     const uint64_t far = msr(&a, 0x10)->value + (1ull << 60);
     msr(&a, 0x10)->value = far;
-    ck_assert_int_eq(vcpu_state_load(n.vcpu, &caps, &a, &e), 0);
+    ck_assert_int_eq(vcpu_state_load(n.vcpu, &caps, &a, false, &e), 0);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     if (msr(&b, 0x10)->value < 1ull << 60)
         printf("SKIP: the_tsc_goes_on_from_the_record: this KVM ignores TSC writes (PVM)\n");
     else // 2^50 ticks are days
         ck_assert_msg(msr(&b, 0x10)->value - far < 1ull << 50, "%#llx after %#llx",
                       (unsigned long long)msr(&b, 0x10)->value, (unsigned long long)far);
+    a.realtime_ns -= 1000 * NSEC_PER_SEC; // as if it had been away for so long
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, true, &e), 0);
+    ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
+    if (msr(&b, 0x10)->value >= 1ull << 60)
+        ck_assert_uint_ge(msr(&b, 0x10)->value,
+                          vcpu_tsc_at(&a, a.realtime_ns + 1000 * NSEC_PER_SEC));
     machine_free(&m);
     machine_free(&n);
 }
@@ -237,7 +243,7 @@ START_TEST(a_spent_deadline_becomes_due)
     le32_put(&a.lapic.regs[0xf0], 0x1ff);
     le32_put(&a.lapic.regs[0x320], 0x400ef);
     msr(&a, 0x6e0)->value = 0;
-    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, &e), 0);
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, false, &e), 0);
     // KVM shows the deadline until its interrupt is delivered, which needs a run.
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
     bool armed = msr(&b, 0x6e0)->value == msr(&a, 0x10)->value;
@@ -254,12 +260,12 @@ START_TEST(hostile_states_are_refused)
     machine_new(&m);
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &a, &e), 0);
     const uint32_t last = a.nmsrs - 1;
-#define REFUSED(code, text, ...)                                        \
-    do {                                                                \
-        b = a;                                                          \
-        __VA_ARGS__;                                                    \
-        ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &b, &e), code); \
-        ck_assert_msg(strstr(e.msg, text), "%s", e.msg);                \
+#define REFUSED(code, text, ...)                                               \
+    do {                                                                       \
+        b = a;                                                                 \
+        __VA_ARGS__;                                                           \
+        ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &b, false, &e), code); \
+        ck_assert_msg(strstr(e.msg, text), "%s", e.msg);                       \
     } while (0)
     REFUSED(-EINVAL, "MP state", b.mp_state = 5);
     REFUSED(-EINVAL, "kHz", b.tsc_khz = 1);
@@ -312,11 +318,10 @@ START_TEST(time_runs_on)
     a.msr[1] = (struct vcpu_msr){0x10, 1000};
     a.tsc_khz = 2500000;
     a.realtime_ns = 7 * NSEC_PER_SEC;
-    vcpu_state_advance_tsc(&a, 9 * NSEC_PER_SEC);
-    ck_assert_uint_eq(a.msr[1].value, 5000001000);
-    ck_assert_uint_eq(a.msr[0].value, 5);
-    vcpu_state_advance_tsc(&a, 3 * NSEC_PER_SEC); // never backwards
-    ck_assert_uint_eq(a.msr[1].value, 5000001000);
+    ck_assert_uint_eq(vcpu_tsc_at(&a, 9 * NSEC_PER_SEC), 5000001000);
+    ck_assert_uint_eq(vcpu_tsc_at(&a, 3 * NSEC_PER_SEC), 1000); // never backwards
+    a.nmsrs = 1;
+    ck_assert_uint_eq(vcpu_tsc_at(&a, 9 * NSEC_PER_SEC), 0);
 }
 END_TEST
 

@@ -250,22 +250,26 @@ static bool deadline_mode(const struct vcpu_state *s)
 // A timer that has fired shows a deadline of 0, but KVM may still hold its interrupt where no ioctl
 // can see it. A guest in deadline mode therefore gets one that is due at once: a spurious tick
 // instead of a vCPU that sleeps for ever.
-static uint64_t msr_value(const struct vcpu_state *s, const struct vcpu_msr *m)
+static uint64_t msr_value(const struct vcpu_state *s, const struct vcpu_msr *m, uint64_t now)
 {
     const struct vcpu_msr *tsc = vcpu_state_msr(s, MSR_TSC);
     if (m->index == MSR_TSC_DEADLINE && m->value == 0 && tsc && deadline_mode(s))
         return tsc->value;
-    return m->value;
+    return m == tsc ? vcpu_tsc_at(s, now) : m->value;
 }
 
-static int load_msrs(int fd, const struct vcpu_caps *c, const struct vcpu_state *s, struct err *e)
+static int load_msrs(int fd, const struct vcpu_caps *c, const struct vcpu_state *s, bool advance,
+                     struct err *e)
 {
     struct msr_buf b = {0};
+    // Read here, as vm_clock_load reads it beside its own call: what lies between the two is no time to either.
+    const uint64_t now = advance ? realtime() : 0;
     for (uint32_t i = 0; i < c->nmsrs; i++) { // in the order of the allow-list, not of the record
         const struct vcpu_msr *m = vcpu_state_msr(s, c->msr[i]);
         // Where AMD's KVM has no LBR support, any write to DEBUGCTL is a line in the host's log.
         if (m && (m->value || m->index != MSR_DEBUGCTL))
-            b.e[b.nmsrs++] = (struct kvm_msr_entry){.index = m->index, .data = msr_value(s, m)};
+            b.e[b.nmsrs++] =
+                (struct kvm_msr_entry){.index = m->index, .data = msr_value(s, m, now)};
     }
     int n = ioctl(fd, KVM_SET_MSRS, &b);
     if (n < 0)
@@ -276,7 +280,8 @@ static int load_msrs(int fd, const struct vcpu_caps *c, const struct vcpu_state 
     return 0;
 }
 
-int vcpu_state_load(int fd, const struct vcpu_caps *c, const struct vcpu_state *s, struct err *e)
+int vcpu_state_load(int fd, const struct vcpu_caps *c, const struct vcpu_state *s, bool advance,
+                    struct err *e)
 {
     struct kvm_mp_state mp = {.mp_state = s->mp_state};
     int rc = vcpu_state_check(s, c, e);
@@ -294,7 +299,7 @@ int vcpu_state_load(int fd, const struct vcpu_caps *c, const struct vcpu_state *
     if (c->debugregs)
         KVM_TRY(fd, KVM_SET_DEBUGREGS, &s->debugregs);
     KVM_TRY(fd, KVM_SET_LAPIC, &s->lapic);
-    if ((rc = load_msrs(fd, c, s, e)))
+    if ((rc = load_msrs(fd, c, s, advance, e)))
         return rc;
     KVM_TRY(fd, KVM_SET_VCPU_EVENTS, &s->events);
     return 0;
@@ -358,12 +363,11 @@ int vcpu_apply_msr_modifiers(int fd, const struct vcpu_caps *c, const struct msr
     return 0;
 }
 
-void vcpu_state_advance_tsc(struct vcpu_state *s, uint64_t realtime_ns)
+uint64_t vcpu_tsc_at(const struct vcpu_state *s, uint64_t realtime_ns)
 {
-    for (uint32_t i = 0; i < s->nmsrs && i < VCPU_MAX_MSRS; i++)
-        if (s->msr[i].index == MSR_TSC && realtime_ns > s->realtime_ns)
-            s->msr[i].value += (uint64_t)((unsigned __int128)(realtime_ns - s->realtime_ns) *
-                                          s->tsc_khz / 1000000);
+    const struct vcpu_msr *tsc = vcpu_state_msr(s, MSR_TSC);
+    uint64_t away = realtime_ns > s->realtime_ns ? realtime_ns - s->realtime_ns : 0;
+    return !tsc ? 0 : tsc->value + (uint64_t)((unsigned __int128)away * s->tsc_khz / 1000000);
 }
 
 int vcpu_tell_paused(int fd)

@@ -53,17 +53,18 @@ struct vm_clock { // kvmclock of the VM
 int vcpu_caps_get(int kvm_fd, int vm_fd, int vcpu_fd, struct vcpu_caps *c, struct err *e);
 
 int vcpu_state_save(int vcpu_fd, const struct vcpu_caps *c, struct vcpu_state *s, struct err *e);
+// advance: the TSC has run on since the save, by wall-clock time, else it goes on where it stopped.
 int vcpu_state_load(int vcpu_fd, const struct vcpu_caps *c, const struct vcpu_state *s,
-                    struct err *e);
+                    bool advance, struct err *e);
 
 // Judges a state that came from outside before anything of it reaches KVM: sizes, counts, ranges,
 // each MSR allow-listed and there once. With caps (NULL: not asked) also what this host cannot
 // take: a non-zero MSR it lacks, a larger XSAVE area. -EINVAL or -ENOTSUP, named.
 int vcpu_state_check(const struct vcpu_state *s, const struct vcpu_caps *c, struct err *e);
 
-// Lets the TSC of a saved state run on to `realtime_ns` (a guest that was away must not see its TSC
-// and kvmclock disagree, nor a migration hide its own downtime). Never backwards.
-void vcpu_state_advance_tsc(struct vcpu_state *s, uint64_t realtime_ns);
+// The TSC of a saved state at `realtime_ns` (a guest that was away must not see its TSC and kvmclock
+// disagree, nor a migration hide its own downtime). Never backwards. 0: the state has none.
+uint64_t vcpu_tsc_at(const struct vcpu_state *s, uint64_t realtime_ns);
 
 // NULL when the state lacks it.
 const struct vcpu_msr *vcpu_state_msr(const struct vcpu_state *s, uint32_t index);
