@@ -73,7 +73,7 @@ static void release(struct pool *p, struct taker *t)
         if (sscanf(line, "release %d", &pid) != 1)
             continue;
         for (unsigned i = 0; i < SHELLS_MAX; i++)
-            if (p->s[i].state == SHELL_TAKEN && p->s[i].pid == pid)
+            if (pid > 0 && p->s[i].state == SHELL_TAKEN && p->s[i].pid == pid)
                 found = kill(pid, SIGTERM) == 0;
         if (!found)
             say = "error not a monitor of this pool\n";
@@ -251,8 +251,9 @@ static void close_pool(struct pool *p)
 
     for (unsigned i = 0; i < SHELLS_MAX; i++)
         if (p->s[i].state != SHELL_NONE && p->s[i].state != SHELL_TAKEN) {
-            kill(p->s[i].pid, SIGTERM);
-            waitpid(p->s[i].pid, NULL, 0);
+            shell_signal(&p->s[i], SIGTERM);
+            if (p->s[i].pid > 0)
+                waitpid(p->s[i].pid, NULL, 0);
             shell_forget(&p->s[i]);
         }
     snprintf(path, sizeof(path), "%.240s/pool.sock", p->dir);

@@ -48,6 +48,7 @@ int shell_make(struct pool *p, struct err *e);
 void shell_look_for(const struct pool *p,
                     struct shell *s);                  // a jailed one, until its socket is there
 void shell_on_answer(struct pool *p, struct shell *s); // of PUT /machine-config
+void shell_signal(const struct shell *s, int sig);     // nothing when it has no process
 void shell_forget(struct shell *s);
 void shell_reap(struct pool *p); // every one that has ended
 

@@ -92,7 +92,9 @@ static int spawn_argv(const char *const *argv, int listener, const char *log, pi
     posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&at, &none);
-    int rc = posix_spawn(pid, argv[0], &fa, &at, args, env);
+    pid_t made; // the C library leaves anything in it when nothing was started
+    int rc = posix_spawn(&made, argv[0], &fa, &at, args, env);
+    *pid = rc ? 0 : made;
     posix_spawn_file_actions_destroy(&fa);
     posix_spawnattr_destroy(&at);
     return rc ? err_set(e, rc, "cannot start %s: %s", argv[0], strerror(rc)) : 0;

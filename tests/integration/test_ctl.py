@@ -221,6 +221,30 @@ class Pool(CtlCase):
         os.kill(pid, signal.SIGKILL)
         self.assertEqual([x for x in mine if int(x) != pid and self.alive(x)], [])
 
+    def test_spawn_that_fails_ends_nobody(self):
+        """Programs that cannot be started leave shells without a process: no signal may go to number 0 for them."""
+        lone = self.path("mayflyctl")  # no mayfly-jail lies beside this one
+        shutil.copy(CTL, lone)
+        for i, flags in enumerate((["--jail", "--uid", "51000", "--gid", "51000"], ["--mayfly", "/nonexistent"])):
+            neighbour = subprocess.Popen(["sleep", "100"], process_group=0)
+            where = self.path(f"none{i}")
+            p = subprocess.Popen([lone, "pool", "--dir", where, "--size", "2", *flags], stderr=subprocess.PIPE,
+                                 text=True, process_group=neighbour.pid)
+            try:
+                self.assertIn("cannot start", p.stderr.readline())
+                status = lambda: ctl("pool", "status", "--dir", where).stdout
+                self.wait(lambda: "idle 0 of 2, starting 0, taken 0" in status())
+                p.send_signal(signal.SIGTERM)
+                self.assertEqual(p.wait(20), 0)
+                self.assertIsNone(neighbour.poll(), "the pool ended its whole process group")
+                self.assertFalse(os.path.exists(where), "sockets of shells that never were are left behind")
+            finally:
+                neighbour.kill()
+                neighbour.wait()
+                p.kill()
+                p.wait()
+                p.stderr.close()
+
     def test_clones_of_a_pool(self):
         self.with_disks()
         p = self.pool("--size", "3")
