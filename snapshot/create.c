@@ -87,8 +87,9 @@ static int write_state(struct vm *vm, const struct memfile_head *h, int fd, stru
     int rc = s && buf ? vm_save(vm, s, e) : err_set(e, ENOMEM, "no memory for the state");
     if (rc == 0)
         rc = codec_encode(&b, s, buf, SNAP_STATE_MAX, &len, e);
-    if (rc == 0 && pwritev2(fd, &(struct iovec){buf, len}, 1, 0, 0) != (ssize_t)len)
-        rc = err_set(e, EIO, "cannot write the state file: %s", strerror(errno ? errno : ENOSPC));
+    ssize_t n = rc ? 0 : pwritev2(fd, &(struct iovec){buf, len}, 1, 0, 0);
+    if (rc == 0 && n != (ssize_t)len)
+        rc = err_set(e, EIO, "cannot write the state file: %s", strerror(n < 0 ? errno : ENOSPC));
     vm_saved_free(s);
     if (buf)
         munmap(buf, SNAP_STATE_MAX);
@@ -215,6 +216,8 @@ int snapshot_create(struct vm *vm, const struct snapshot_create *c, struct passe
     int rc = path_create(vm, c->mem_file_path, "mem_file_path", fds, &x.mem, e);
     if (rc == 0)
         rc = path_create(vm, c->snapshot_path, "snapshot_path", fds, &x.state, e);
+    if (rc == 0 && path_same(&x.mem, &x.state))
+        rc = err_set(e, EINVAL, "snapshot_path and mem_file_path are one file");
     if (rc == 0)
         rc = write_both(&x, live, e);
     if (rc == 0)

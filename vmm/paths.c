@@ -229,26 +229,65 @@ int path_sync(struct new_file *f, const char *field, struct err *e)
     return fsync(f->fd) ? err_set(e, errno, "%s: fsync: %s", field, strerror(errno)) : 0;
 }
 
+static int move(const struct new_file *f, const char *from, const char *to, unsigned flags)
+{
+    return syscall(SYS_renameat2, f->dir, from, f->dir, to, flags) ? -errno : 0;
+}
+
+// A file that had the name before goes on under the temporary one until every new file has its name. Some file
+// systems cannot do that; one file alone is replaced there, a pair is not.
+static int give_name(struct new_file *f, bool alone)
+{
+    struct stat st;
+    const bool there = !fstatat(f->dir, f->name, &st, AT_SYMLINK_NOFOLLOW);
+
+    if (there && S_ISDIR(st.st_mode)) // it could be exchanged, too
+        return -EISDIR;
+    int rc = move(f, f->temp, f->name, there ? RENAME_EXCHANGE : 0);
+    f->how = rc ? NEW_UNNAMED : there ? NEW_SWAPPED : NEW_NAMED;
+    if (rc == -EINVAL && alone && (rc = move(f, f->temp, f->name, 0)) == 0)
+        f->how = NEW_NAMED;
+    return rc;
+}
+
+static void take_name(struct new_file *f)
+{
+    // Where that fails, what lies under the temporary name may be the older file: it stays.
+    if (f->how != NEW_UNNAMED &&
+        move(f, f->name, f->temp, f->how == NEW_SWAPPED ? RENAME_EXCHANGE : 0))
+        f->temp[0] = 0;
+    f->how = NEW_UNNAMED;
+}
+
 int path_commit(struct new_file *const f[], unsigned n, struct err *e)
 {
-    for (unsigned i = 0; i < n; i++) {
-        if (f[i]->dir < 0)
-            continue;
-        if (syscall(SYS_renameat2, f[i]->dir, f[i]->temp, f[i]->dir, f[i]->name, 0))
-            return err_set(e, errno, "cannot name the new file %s: %s", f[i]->name,
-                           strerror(errno));
-        f[i]->temp[0] = 0;
-    }
-    for (unsigned i = 0; i < n; i++) // a file system that cannot sync a directory needs not
+    int rc = 0;
+
+    for (unsigned i = 0; i < n && rc == 0; i++)
+        if (f[i]->dir >= 0 && (rc = give_name(f[i], n == 1)))
+            err_set(e, -rc, "cannot name the new file %s: %s", f[i]->name, strerror(-rc));
+    for (unsigned i = 0; i < n && rc == 0;
+         i++) // a file system that cannot sync a directory needs not
         if (f[i]->dir >= 0 && fsync(f[i]->dir) && errno != EINVAL)
-            return err_set(e, errno, "cannot sync the directory of %s: %s", f[i]->name,
-                           strerror(errno));
-    return 0;
+            rc = err_set(e, errno, "cannot sync the directory of %s: %s", f[i]->name,
+                         strerror(errno));
+    for (unsigned i = n; rc && i-- > 0;)
+        take_name(f[i]);
+    return rc;
+}
+
+bool path_same(const struct new_file *a, const struct new_file *b)
+{
+    const bool named = a->dir >= 0 && b->dir >= 0;
+    struct stat p, q;
+
+    return !fstat(named ? a->dir : a->fd, &p) && !fstat(named ? b->dir : b->fd, &q) &&
+           p.st_dev == q.st_dev && p.st_ino == q.st_ino && (!named || !strcmp(a->name, b->name));
 }
 
 void path_abandon(struct new_file *f)
 {
-    if (f->dir >= 0 && f->temp[0])
+    if (f->dir >= 0 && f->temp[0] && f->how != NEW_NAMED)
         unlinkat(f->dir, f->temp, 0);
     close_fdp(&f->fd);
     close_fdp(&f->dir);

@@ -133,12 +133,15 @@ int path_connect(struct vm *vm, const char *path, const char *field, struct pass
 struct new_file {
     int fd, dir; // dir -1: a descriptor was passed, which is written to as it is
     char name[256], temp[280];
+    enum { NEW_UNNAMED, NEW_NAMED, NEW_SWAPPED } how; // swapped: temp is now the older file's
 };
 int path_create(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
                 struct new_file *f, struct err *e);
 int path_sync(struct new_file *f, const char *field, struct err *e); // the bytes are on disk
-// Gives all of them their names, in this order, replacing what was there, and makes that lasting.
+bool path_same(const struct new_file *a, const struct new_file *b);  // they would be one file
+// Gives all of them their names, in this order, replacing what was there, and makes that lasting. All or none: on
+// failure every name has what it had before. A crash in between leaves an older file under its temporary name.
 int path_commit(struct new_file *const f[], unsigned n, struct err *e);
-void path_abandon(struct new_file *f); // for _cleanup_: closes; what is not committed goes away
+void path_abandon(struct new_file *f); // for _cleanup_: closes; what has no name goes away
 
 #endif

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots end to end: what a guest was before, it is after; what is refused changes nothing."""
+import http.client
 import json
 import os
 import shutil
 import signal
 import struct
 import tempfile
+import threading
 import time
 import unittest
 
 from lib import ApiError, GuestCase, Monitor, guest, run
+from miglib import api_fds
 
 
 class SnapshotCase(GuestCase):
@@ -420,6 +423,11 @@ class WorkingSet(SnapshotCase):
 
 
 class Refused(SnapshotCase):
+    @staticmethod
+    def room(folder):
+        st = os.statvfs(folder)
+        return st.f_bavail * st.f_bsize
+
     def refuse(self, m, text, **kw):
         status, body = self.load(m, check=False, **kw)
         self.assertEqual(status, 400, body)
@@ -560,6 +568,88 @@ class Refused(SnapshotCase):
         self.assertEqual(m.wait_exit(), 5, m.err())
         self.assertEqual(m.err().count("guest memory is gone"), 1)
 
+    def test_older_pair_stays(self):
+        """The second of the two names cannot be had: the first has its older file again, and that snapshot loads."""
+        m = self.monitor()  # in no namespace: what is mounted here holds for it, too
+        m.boot()
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        old = {n: (os.stat(self.path(n)).st_ino, os.stat(self.path(n)).st_size) for n in ("a.state", "a.mem")}
+        for fixed in ("a.state", "a.mem"):  # nothing can be renamed over what something is mounted on
+            run("mount", "--bind", self.path(fixed), self.path(fixed))
+            try:
+                status, body = self.create(m, check=False)
+            finally:
+                run("umount", self.path(fixed))
+            self.assertEqual(status, 400)
+            self.assertIn(f"cannot name the new file {fixed}", body["fault_message"])
+            self.assertEqual({n: (os.stat(self.path(n)).st_ino, os.stat(self.path(n)).st_size) for n in old}, old)
+            self.assertEqual(sorted(os.listdir(self.dir)), sorted(old))
+        os.mkdir(self.path("b.state"))
+        status, body = self.create(m, "b", check=False)
+        self.assertIn("Is a directory", body["fault_message"])
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.mem", "a.state", "b.state"])
+        os.rmdir(self.path("b.state"))
+        self.create(m)  # over the older pair: both are new, nothing is left beside them
+        self.assertEqual(sorted(os.listdir(self.dir)), sorted(old))
+        self.assertEqual({n for n in old if os.stat(self.path(n)).st_ino == old[n][0]}, set())
+        m.kill(signal.SIGTERM)
+        m = self.monitor()
+        self.load(m)
+        self.assertEqual(m.state(), "Running")
+
+    def test_one_file_for_both(self):
+        ns = self.netns()
+        m = self.saved(ns, keep=True)
+        os.symlink(self.dir, self.path("link"))
+        for other in ("a.state", "link/a.state", "./a.state"):
+            status, body = self.create(m, check=False, mem_file_path=os.path.join(self.dir, other))
+            self.assertEqual((status, "are one file" in body["fault_message"]), (400, True), body)
+        with open(self.path("one"), "wb") as f, open(self.path("one"), "wb") as g:
+            status, body = api_fds(m.sock, "PUT", "/snapshot/create",
+                                   {"snapshot_path": "fd:0", "mem_file_path": "fd:1"}, [f.fileno(), g.fileno()])
+        self.assertEqual((status, "are one file" in body["fault_message"]), (400, True), body)
+        os.unlink(self.path("link"))
+        os.unlink(self.path("one"))
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.mem", "a.state"])
+        m.kill(signal.SIGTERM)
+        self.load(self.monitor(netns=ns))
+        self.get(ns, "/counter")
+
+    def test_killed_while_writing(self):
+        """A monitor that is killed at any moment of a create leaves the older pair, or the newer one: whole."""
+        ns = self.netns()
+        self.saved(ns)
+
+        def ids():
+            with open(self.path("a.state"), "rb") as f, open(self.path("a.mem"), "rb") as g:
+                g.seek(os.path.getsize(self.path("a.mem")) - 4096)
+                return f.read(40)[24:40], g.read(32)[16:32]
+        killed = 0
+        for i in range(8):
+            before = ids()
+            m = self.monitor(netns=ns)
+            self.load(m)
+            ns.http("GET", f"/touch?mib=16&seed={i}")
+            m.patch("/vm", state="Paused")
+            timer = threading.Timer(0.002 * i, m.p.kill)
+            timer.start()
+            try:
+                self.create(m)
+            except (OSError, http.client.HTTPException):
+                killed += 1
+            timer.join()
+            m.kill()
+            state, mem = ids()
+            self.assertTrue(state == mem, f"state and memory of two snapshots after a kill {2 * i} ms into a create")
+            self.assertTrue(state == before[0] or i, "nothing can have been written at once")
+            for n in os.listdir(self.dir):
+                if n.endswith(".part"):
+                    os.unlink(self.path(n))
+        self.assertGreater(killed, 0, "every create was faster than the kill")
+        self.load(self.monitor(netns=ns))
+        self.get(ns, "/counter")
+
     def test_no_space(self):
         """A full disk while writing: refused, nothing left behind, the older snapshot is whole."""
         ns = self.netns()
@@ -571,10 +661,20 @@ class Refused(SnapshotCase):
         m.patch("/vm", state="Resumed")
         ns.http("GET", "/touch?mib=1")
         m.patch("/vm", state="Paused")
-        status, body = self.create(m, check=False, mem_file_path=os.path.join(small, "m"))
-        self.assertEqual(status, 400)
-        self.assertIn("No space", body["fault_message"])
-        self.assertEqual(os.listdir(small), [])
+        older = os.path.join(small, "m")
+        with open(older, "wb") as f:
+            f.write(b"older")
+        for files in ({"mem_file_path": older}, {"snapshot_path": older}):
+            if "snapshot_path" in files:
+                with open(os.path.join(small, "fill"), "wb") as f:
+                    f.write(bytes(self.room(small) - 4096))
+            status, body = self.create(m, check=False, **files)
+            self.assertEqual(status, 400)
+            self.assertIn("No space", body["fault_message"])
+            with open(older, "rb") as f:
+                self.assertEqual(f.read(), b"older")
+            self.assertEqual(set(os.listdir(small)) - {"fill"}, {"m"})
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.mem", "a.state", "small"])
         m.patch("/vm", state="Resumed")
         self.get(ns, "/counter")
         m.kill()
