@@ -164,9 +164,10 @@ static int build(struct loading *x, struct err *e)
         rc = wset_prefetch(x->vm, x->wset_fd, x->blob.id, e);
     if (rc == 0)
         rc = vm_restore(x->vm, x->s, &x->o, e);
-    if (rc) {
-        vm_restore_undo(x->vm);
+    if (rc) { // first whoever looks at memory, then memory itself
         pager_end(x->vm);
+        wset_forget(x->vm);
+        vm_restore_undo(x->vm);
         return rc;
     }
     line->origin = x->paged ? MEM_PAGED : MEM_FILE;

@@ -114,6 +114,17 @@ int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *
     return 0;
 }
 
+// The bitmap is as long as this load's memory: the next one's may be larger.
+void wset_forget(struct vm *vm)
+{
+    const struct vm_lineage *l = vm_lineage(vm);
+    const size_t size = HEAD + 2 * pages_words(vm_mem(vm)) * sizeof(uint64_t);
+
+    if (l->copied)
+        munmap((void *)((uintptr_t)l->copied - HEAD), size);
+    vm_lineage(vm)->copied = NULL;
+}
+
 int wset_subtract(struct vm *vm, uint64_t *bits, struct err *e)
 {
     const struct vm_lineage *l = vm_lineage(vm);

@@ -12,6 +12,8 @@
 // none, is damaged, or is of another snapshot than `id`.
 int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *e);
 
+void wset_forget(struct vm *vm); // after a failed load, while memory is as it was for it
+
 // Clears the bits of pages that were copied ahead of time and never written.
 int wset_subtract(struct vm *vm, uint64_t *bits, struct err *e);
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -11,7 +12,7 @@ import threading
 import time
 import unittest
 
-from lib import ApiError, GuestCase, Monitor, guest, run
+from lib import BUILD, ApiError, GuestCase, Monitor, guest, run
 from miglib import api_fds
 
 
@@ -394,6 +395,37 @@ class WorkingSet(SnapshotCase):
         m.patch("/vm", state="Resumed")
         ns.http("GET", "/touch?mib=1&seed=2")
         self.assertEqual(self.get(ns, "/sum?mib=4")["sum"], want["sum"])
+
+    def test_of_a_load_that_failed(self):
+        """A load that brought a small working set in and then failed leaves nothing of it to a later, larger one."""
+        ns, disk = self.netns(), self.disk()
+        self.saved(ns, "small", boot={"mem": 16, "drives": [disk]})
+        self.saved(ns, boot={"mem": 512})
+        m = self.monitor(netns=ns)
+        self.load(m, "small")
+        self.get(ns, "/counter")
+        m.put("/snapshot/working-set", working_set_path=self.path("ws"))
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        gone = [{"drive_id": "disk0", "path_on_host": "/nonexistent"}]
+
+        def size():
+            with open(f"/proc/{m.p.pid}/status") as f:
+                return int(re.search(r"^VmSize:\s+(\d+)", f.read(), re.M)[1])
+        for i in range(45):
+            with self.assertRaisesRegex(ApiError, "nonexistent"):
+                self.load(m, "small", working_set_path=self.path("ws"), drive_overrides=gone)
+            before = size() if i == 4 else 0 if i < 4 else before
+        self.assertLess(size() - before, 40, "KiB that failed loads left mapped")
+        mapped = m.get("/vm/config")["machine-config"]["mem_size_mib"]
+        self.assertEqual(mapped, 128, "the failed load's size of memory")
+        self.load(m)
+        ns.http("GET", "/touch?mib=64&seed=1")
+        m.patch("/vm", state="Paused")
+        self.create(m, "d", snapshot_type="Diff")
+        self.create(m, "d-full")
+        run(os.path.join(BUILD, "mayflyctl"), "snapshot", "merge", *map(self.path, ("a.mem", "d.mem", "merged")))
+        run("cmp", "-n", str(512 << 20), self.path("merged"), self.path("d-full.mem"))
 
     def test_refused(self):
         ns = self.netns()
