@@ -324,9 +324,10 @@ static void admit(struct api *a)
     close(fd);
 }
 
+// `now` is when poll returned: what came in during another's long call is read first.
 static void expire(struct api *a, struct conn *c, uint64_t now)
 {
-    if (c->fd < 0 || c->since == 0 || now - c->since < API_DEADLINE_NS)
+    if (c->fd < 0 || c->since == 0 || now < c->since + API_DEADLINE_NS)
         return;
     if (c->outlen == 0) {
         refuse(a, c, "The request did not come whole within 2 seconds.");
@@ -368,6 +369,7 @@ int api_run(struct api *a, struct vm *vm, int wake_fd, int stop_fd)
             return p[0].revents ? 0 : 1;
         if (!a)
             continue;
+        const uint64_t now = now_ns();
         for (unsigned i = 0; i < API_CONNECTIONS; i++) {
             struct conn *c = &a->conn[i];
             if (c->fd >= 0 && p[3 + i].revents) {
@@ -375,7 +377,7 @@ int api_run(struct api *a, struct vm *vm, int wake_fd, int stop_fd)
                     receive(a, c);
                 serve(a, vm, c);
             }
-            expire(a, c, now_ns());
+            expire(a, c, now);
         }
         if (p[2].revents)
             admit(a);

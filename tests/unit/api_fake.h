@@ -27,6 +27,7 @@ struct vm {
     _Atomic unsigned freed; // holds that ended
     unsigned early;         // those that did before the client had its answer
     unsigned nfds;
+    unsigned pause_ms; // how long vm_pause takes
 };
 
 static inline struct vm fake_vm(void)
@@ -155,6 +156,7 @@ int vm_start(struct vm *vm, struct err *e)
 }
 int vm_pause(struct vm *vm, struct err *e)
 {
+    usleep(vm->pause_ms * 1000);
     vm->state = VM_PAUSED;
     return did(vm, "pause", e);
 }

@@ -241,6 +241,36 @@ START_TEST(slow_sender)
 }
 END_TEST
 
+// A call that takes longer than the deadline is no slowness of whoever else sends meanwhile.
+START_TEST(long_call)
+{
+    int other = dial(), caller = dial();
+    say(other, GET); // others come first in the server's table, then later
+    ck_assert_int_eq(hear(other, 1), 1);
+    vm.state = VM_RUNNING;
+    vm.pause_ms = 2500;
+    say(caller, "PATCH /vm HTTP/1.1\r\nContent-Length: 18\r\n\r\n{\"state\":\"Pau");
+    int later = dial();
+    say(later, "GET / HTTP/1.1\r\nHo");
+    say(other, "GET / HTTP/1.1\r\nHo");
+    usleep(200 * 1000);
+    say(caller, "sed\"}");
+    usleep(200 * 1000); // the call is under way
+    say(later, "st: x\r\n\r\n");
+    say(other, "st: x\r\n\r\n");
+    ck_assert_int_eq(hear(caller, 1), 1);
+    ck_assert_ptr_nonnull(strstr(got, " 204 "));
+    ck_assert_int_eq(hear(later, 1), 1);
+    ck_assert_ptr_nonnull(strstr(got, " 200 "));
+    ck_assert_int_eq(hear(other, 1), 1);
+    ck_assert_ptr_nonnull(strstr(got, " 200 "));
+    vm.pause_ms = 0;
+    close(caller);
+    close(later);
+    close(other);
+}
+END_TEST
+
 START_TEST(slow_taker)
 {
     int slow = dial(), quick = dial();
@@ -429,6 +459,7 @@ int main(void)
     tcase_add_loop_test(t, faults_answer_and_close, 0, 4);
     tcase_add_test(t, flood);
     tcase_add_test(t, slow_sender);
+    tcase_add_test(t, long_call);
     tcase_add_test(t, slow_taker);
     tcase_add_test(t, descriptors);
     tcase_add_test(t, descriptors_split);
