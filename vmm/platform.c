@@ -302,17 +302,18 @@ static void drain_out(struct vm *vm)
         }
         ssize_t n = vm->serial_out < 0 ? (ssize_t)vm->serial_held
                                        : fd_write(vm->serial_out, vm->serial_buf, vm->serial_held);
-        if (n < 0 && errno == EAGAIN) {
-            limiter_refund(&vm->serial_limit, vm->serial_held);
+        const bool full = n < 0 && errno == EAGAIN;
+        if (n < 0 && !full) { // reader gone: the bytes are lost and counted, the guest goes on
+            atomic_fetch_add(&vm->serial.errors, 1);
+            n = (ssize_t)vm->serial_held;
+        }
+        vm->serial_held -= full ? 0 : (size_t)n;
+        limiter_refund(&vm->serial_limit, vm->serial_held); // what stays is paid for when it goes
+        if (full) {
             if (vm->serial_out_file >= 0)
                 loop_poll(&vm->loop, vm->serial_out_file, SLOT_SERIAL, POLLOUT);
             return;
         }
-        if (n < 0) { // reader gone: the bytes are lost and counted, the guest goes on
-            atomic_fetch_add(&vm->serial.errors, 1);
-            n = (ssize_t)vm->serial_held;
-        }
-        vm->serial_held -= (size_t)n;
         memmove(vm->serial_buf, vm->serial_buf + n, vm->serial_held);
     }
 }

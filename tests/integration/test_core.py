@@ -367,6 +367,20 @@ class Limits(GuestCase):
         self.assertEqual(second, 0)
 
 
+    def test_serial_limiter_is_obeyed(self):
+        path = self.disk(0)
+        m = self.monitor()
+        m.put("/serial", serial_out_path=path,
+              rate_limiter={"size": 4096, "refill_time": 1000, "one_time_burst": 2048})
+        start = time.monotonic()
+        m.boot(kernel=guest("serialflood"))
+        for want in (6144, 12288):  # the bucket and its burst at once, then 4 KiB a second
+            m.wait_for(lambda: os.path.getsize(path) >= want, 30, f"{want} bytes of a limited console")
+            size, took = os.path.getsize(path), time.monotonic() - start
+            self.assertLessEqual(size, 6144 + 4096 * took)
+        self.assertGreater(took, 1.4)
+
+
 class Platform(GuestCase):
     def test_port_and_mmio_storm_is_survived(self):
         m = self.monitor()
