@@ -91,7 +91,8 @@ int jail_passed(const struct jail *j, const char *name);
 // then.
 int jail_early(struct jail *j, struct err *e);
 int jail_user(struct err *e);
-void jail_drop_bounding(void); // part of jail_user; mayfly-jail needs it before it changes user
+// Part of jail_user; mayfly-jail needs it before it changes user. False, with errno, when the set stays (CAP_SETPCAP).
+bool jail_drop_bounding(void);
 int jail_fs(struct jail *j, struct err *e);
 int jail_syscalls(const struct jail *j, struct err *e);
 

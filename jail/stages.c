@@ -123,10 +123,11 @@ int jail_early(struct jail *j, struct err *e)
     return 0;
 }
 
-void jail_drop_bounding(void)
+bool jail_drop_bounding(void)
 {
     for (unsigned long cap = 0; !prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); cap++)
         ;
+    return !prctl(PR_CAPBSET_READ, 0, 0, 0, 0);
 }
 
 // Once /dev/kvm, the ring, the API socket and the like are open.

@@ -170,7 +170,7 @@ void compat_run(struct run *r)
     // First of all: a directory opened in another mount namespace cannot be mounted on in this one.
     if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) ||
         mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL))
-        die(r, "namespaces: %s", strerror(errno));
+        die(r, "namespaces (mount, ipc, uts): %s", strerror(errno));
     make_dirs(r);
     int exec_fd = copy_exec(r);
     enter_netns(r);
@@ -199,7 +199,8 @@ void compat_run(struct run *r)
     cgroup_join(r, 0);            // late: what stands in a group cannot remove it when it fails
     if (unshare(CLONE_NEWCGROUP)) // now that the group to be its root is entered
         die(r, "cgroup namespace: %s", strerror(errno));
-    jail_drop_bounding();
+    if (!jail_drop_bounding())
+        die(r, "bounding set of capabilities: %s", strerror(errno));
     umask(077);
     if (setgroups(0, NULL) || setresgid(a->gid, a->gid, a->gid) ||
         setresuid(a->uid, a->uid, a->uid))

@@ -185,7 +185,8 @@ static _Noreturn void become_monitor(struct strict *s)
 
     close(s->go[1]);
     setsid();
-    jail_drop_bounding();
+    if (!jail_drop_bounding())
+        die(r, "bounding set of capabilities: %s", strerror(errno));
     if (read(s->go[0], &c, 1) != 1)
         _exit(1);                 // the outer process gave up and said why
     if (unshare(CLONE_NEWCGROUP)) // only now is the group that becomes its root entered
@@ -304,7 +305,7 @@ void strict_run(struct run *r)
                           (r->a->netns ? 0 : CLONE_NEWNET) | SIGCHLD;
     pid_t pid = (pid_t)syscall(SYS_clone, flags, 0, 0, 0, 0);
     if (pid < 0)
-        die(r, "namespaces: %s%s", strerror(errno),
+        die(r, "namespaces (user, mount, pid, net, ipc, uts): %s%s", strerror(errno),
             errno == EPERM ? " (are user namespaces forbidden here?)" : "");
     if (!pid) {
         r->owner = -1;

@@ -13,7 +13,9 @@ from test_jail import Base, numbers, setUpModule, tearDownModule
 __all__ = ["setUpModule", "tearDownModule"]
 WITHOUT = os.path.join(lib.BUILD, "without")
 RESTRICTIONS, WORKERS = 11, 19  # IORING_REGISTER_RESTRICTIONS, ..._IOWQ_MAX_WORKERS
-CLONE_NEWCGROUP = 0x02000000
+DUMPABLE, CAPBSET_DROP, SECUREBITS, NO_NEW_PRIVS, AMBIENT = 4, 24, 28, 38, 47  # prctl
+NEW = {"mount": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000,
+       "net": 0x40000000}  # CLONE_NEW...
 
 
 class Lacking(Base):
@@ -22,15 +24,19 @@ class Lacking(Base):
         self.nr = numbers()
 
     def lacking(self, call, words):
-        name, _, arg = call.partition(":")
-        return [WITHOUT, f"{self.nr[name]}{':' + arg if arg else ''}", *words]
+        name = re.match(r"\w+", call)[0]
+        return [WITHOUT, call.replace(name, str(self.nr[name]), 1), *words]
 
     def test_monitor(self):
         words = [lib.MAYFLY, "--api-sock", self.sock]
-        for call, named in (("landlock_create_ruleset", "Landlock"), ("landlock_restrict_self", "landlock_restrict_self"),
-                            ("close_range", "close_range"), ("seccomp", "seccomp"), ("io_uring_setup", "io_uring"),
+        for call, named in (("landlock_create_ruleset", "Landlock"), ("landlock_add_rule", "Landlock"),
+                            ("landlock_restrict_self", "landlock_restrict_self"), ("close_range", "close_range"),
+                            ("seccomp", "seccomp"), ("io_uring_setup", "io_uring"),
                             (f"io_uring_register::{RESTRICTIONS}", "restrict the io_uring"),
-                            (f"io_uring_register::{WORKERS}", "restrict the io_uring"), ("capset", "capset")):
+                            (f"io_uring_register::{WORKERS}", "restrict the io_uring"),
+                            ("capset", "capset"),
+                            (f"prctl:{NO_NEW_PRIVS}", "no_new_privs"), (f"prctl:{AMBIENT}", "ambient"),
+                            (f"prctl:{DUMPABLE}", "DUMPABLE")):
             with self.subTest(call):
                 self.refused(self.lacking(call, words), named)
                 self.assertFalse(self.answers(), "it listens")
@@ -55,19 +61,28 @@ class Lacking(Base):
     def test_strict(self):
         data = os.path.join(self.dir, "data")
         os.mkdir(data)
-        for call, named, flags in (("close_range", "close_range", []), ("clone", "namespaces", []),
-                                   ("pivot_root", "pivot_root", []), ("unshare", "cgroup namespace", []),
+        spaces = [(f"clone+{NEW[n]:#x}", n, []) for n in ("user", "mount", "pid", "net", "ipc", "uts")]
+        for call, named, flags in (*spaces, (f"unshare+{NEW['cgroup']:#x}", "cgroup namespace", []),
+                                   ("close_range", "close_range", []), ("pivot_root", "pivot_root", []),
+                                   ("mount", "root of the jail", []), ("umount2", "old root", []),
                                    ("mount_setattr", "mount_setattr", ["--dir", data]),
-                                   ("capset", "capset", []), ("landlock_create_ruleset", "Landlock", [])):
+                                   (f"prctl:{SECUREBITS}", "user", []), (f"prctl:{CAPBSET_DROP}", "bounding", []),
+                                   (f"prctl:{AMBIENT}", "ambient", []), ("capset", "capset", []),
+                                   ("seccomp", "seccomp", []), ("landlock_create_ruleset", "Landlock", [])):
             with self.subTest(call):
                 self.refused(self.lacking(call, self.strict_words(*flags)), named)
                 self.assertFalse(os.path.exists(self.sock))
 
     def test_compat(self):
-        for call, named in (("close_range", "close_range"), ("unshare", "namespaces"), ("pivot_root", "pivot_root"),
-                            (f"unshare:{CLONE_NEWCGROUP}", "cgroup namespace"), ("seccomp", "seccomp")):
+        spaces = [(f"unshare+{NEW[n]:#x}", n, []) for n in ("mount", "ipc", "uts", "cgroup")]
+        for call, named, flags in (*spaces, (f"unshare+{NEW['pid']:#x}", "pid namespace", ["--new-pid-ns"]),
+                                   ("setns", "--netns", ["--netns", "/proc/self/ns/net"]),
+                                   ("close_range", "close_range", []), ("pivot_root", "pivot_root", []),
+                                   ("mount", "mount", []), ("umount2", "old root", []),
+                                   (f"prctl:{CAPBSET_DROP}", "bounding", []), (f"prctl:{AMBIENT}", "ambient", []),
+                                   ("capset", "capset", []), ("seccomp", "seccomp", [])):
             with self.subTest(call):
-                self.refused(self.lacking(call, self.compat_words()), named)
+                self.refused(self.lacking(call, self.compat_words(*flags)), named)
 
 
 class Order(lib.GuestCase):

@@ -107,7 +107,7 @@ static void act(const char *what)
     else if (!strcmp(what, "kill"))
         r = syscall(SYS_kill, -1, 9);
     else if (!strcmp(what, "ioctl"))
-        r = ioctl(0, TIOCSTI, "x");   // typing into the terminal it was started from
+        r = ioctl(0, TIOCSTI, "x");  // typing into the terminal it was started from
     else if (!strcmp(what, "eat")) { // 64 MiB, each page of it
         volatile char *at = malloc(64 * MIB);
         for (size_t i = 0; at && (r = 0, i < 64 * MIB); i += 4096)
