@@ -46,11 +46,12 @@ static int send_regions(int sock, int uffd, const struct guest_mem *m, struct er
 // ---- watch ----------------------------------------------------------------------------------------------
 
 // How many threads wait for a page, whether the server has read of their fault or not; -1: cannot be told.
-// #syscalls:helper pread64(@UFFD_INFO) pread64(@PAGEMAP) ioctl(PAGEMAP_SCAN@PAGEMAP) poll
+// #syscalls:helper preadv2(0) ioctl(PAGEMAP_SCAN@PAGEMAP) poll
 static long waiting(struct vm *vm)
 {
     char text[128];
-    ssize_t n = pread(vm_uffd_info(vm), text, sizeof(text) - 1, 0);
+    struct iovec v = {text, sizeof(text) - 1};
+    ssize_t n = preadv2(vm_uffd_info(vm), &v, 1, 0, 0);
 
     text[MAX(n, 0)] = 0;
     const char *total = strstr(text, "total:");

@@ -190,7 +190,7 @@ void net_tap_gone(struct net *n)
 
 // ---- announcement
 
-// #syscalls:device writev
+// #syscalls:device pwritev2(0)
 static void send_rarp(struct net *n)
 {
     uint8_t p[NET_HDR_LEN + 60] = {0};                                 // smallest Ethernet frame
@@ -202,7 +202,7 @@ static void send_rarp(struct net *n)
     memcpy(eth + 22, n->s.mac, 6);
     memcpy(eth + 32, n->s.mac, 6);
     const struct iovec v = {.iov_base = p, .iov_len = sizeof(p)};
-    if (writev(n->s.tap_fd, &v, 1) < 0)
+    if (pwritev2(n->s.tap_fd, &v, 1, -1, 0) < 0)
         net_count(&n->m.tx_fails, 1);
 }
 

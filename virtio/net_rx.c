@@ -69,7 +69,7 @@ void net_rx_unstage(struct net *n)
 
 // ---- reading
 
-// #syscalls:device readv
+// #syscalls:device preadv2(0)
 static enum rx_step read_failed(struct net *n, int code)
 {
     struct net_rx *r = &n->rx;
@@ -117,7 +117,7 @@ static enum rx_step read_frame(struct net *n)
     if (r->chains == 0)
         return starved(n);
     r->iov[r->segs] = (struct iovec){.iov_base = r->scratch, .iov_len = RX_SCRATCH};
-    const ssize_t len = readv(n->s.tap_fd, r->iov, (int)r->segs + 1);
+    const ssize_t len = preadv2(n->s.tap_fd, r->iov, (int)r->segs + 1, -1, 0);
     if (len <= 0) // a tap has no end of file
         return read_failed(n, len < 0 ? errno : EIO);
     r->errors = 0;

@@ -56,11 +56,12 @@ union tx_copy {
     uint8_t frame[TX_SMALL];
 };
 
-// #syscalls:device write writev
+// By the calls that the disk needs anyway; at offset -1 they are write and writev.
+// #syscalls:device pwritev2(0)
 static ssize_t put_frame(struct net *n, union tx_copy *f, const struct vchain *c)
 {
     if (c->rbytes <= sizeof(*f))
-        return write(n->s.tap_fd, f, c->rbytes);
+        return pwritev2(n->s.tap_fd, &(struct iovec){f, c->rbytes}, 1, -1, 0);
     // The judged header, and behind it the guest's bytes where they lie.
     n->tx_iov[0] = (struct iovec){.iov_base = f, .iov_len = sizeof(f->h)};
     size_t skip = sizeof(f->h);
@@ -73,7 +74,7 @@ static ssize_t put_frame(struct net *n, union tx_copy *f, const struct vchain *c
             n->tx_iov[cnt++] =
                 (struct iovec){.iov_base = (uint8_t *)v->iov_base + s, .iov_len = v->iov_len - s};
     }
-    return writev(n->s.tap_fd, n->tx_iov, cnt);
+    return pwritev2(n->s.tap_fd, n->tx_iov, cnt, -1, 0);
 }
 
 static void send_frame(struct net *n, union tx_copy *f, const struct vchain *c)
