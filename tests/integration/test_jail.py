@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """mayfly-jail from outside and from inside (J1-J10): a stand-in for a hijacked monitor runs in it."""
+import ast
 import errno
 import glob
 import json
@@ -217,24 +218,33 @@ class Docs(unittest.TestCase):
                 block = re.search(r"<!-- syscalls -->\n+```\n(.*?)```\n", f.read(), re.S)
             self.assertEqual(block and block[1], quoted, f"{name}: run `make syscalls-doc`")
 
-
     def test_names(self):
-        """Every test that the threat model names is there: in the table's last column, words after a file's name."""
-        have, rows = set(), []
-        for path in glob.glob(os.path.join(lib.ROOT, "tests", "*", "test_*")):
-            have.add(os.path.splitext(os.path.basename(path))[0])
-            with open(path, errors="replace") as f:
-                have |= set(re.findall(r"def (test_\w+)|^class (\w+)|START_TEST\((\w+)\)|static void (\w+)\(void\)",
-                                       f.read(), re.M))
-        have = {n for t in have for n in (t if isinstance(t, tuple) else (t,)) if n}
+        """Every class and test that the threat model names stands in the file, and the class, that it is named with."""
         with open(os.path.join(lib.ROOT, "docs", "threat-model.md")) as f:
             text = f.read()
-        self.assertEqual(set(re.findall(r"\btest_\w+", text)) - have, set())
-        for row in re.findall(r"^\|.*\| ([^|]*) \|$", text, re.M):
-            for _, names in re.findall(r"`(test_\w+)`((?: \w+,?)+)", row):
-                rows += re.findall(r"\w+", names)
-        self.assertGreater(len(rows), 20)
-        self.assertEqual({n for n in rows if n not in have and n != "and"}, set())
+        named = 0
+        for m in re.finditer(r"`(test_\w+)(\.py`(?:\s+(?:[A-Z]\w+|test_\w+)[,;]?)*|`(?:\s+[a-z]\w*,?)*)", text):
+            python = m[2].startswith(".py")
+            have = self.found_in(os.path.join(lib.ROOT, "tests", *(
+                ("integration", m[1] + ".py") if python else ("unit", m[1] + ".c"))))
+            where = None
+            for word in re.findall(r"\w+", m[2].partition("`")[2]):
+                named += 1
+                if word[0].isupper():
+                    where = word
+                    self.assertIn(where, have, m[0])
+                else:
+                    self.assertTrue(any(word in have[c] for c in have if where in (None, c)), f"{word} in {m[0]}")
+        self.assertGreater(named, 120)
+
+    def found_in(self, path):
+        """{class: names of its functions}; those of a C file have no class."""
+        with open(path) as f:
+            text = f.read()
+        if path.endswith(".c"):
+            return {None: {a or b for a, b in re.findall(r"START_TEST\((\w+)\)|static void (\w+)\(void\)", text)}}
+        return {c.name: {f.name for f in c.body if isinstance(f, ast.FunctionDef)}
+                for c in ast.parse(text).body if isinstance(c, ast.ClassDef)}
 
 
 class Compat(Base):
