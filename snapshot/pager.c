@@ -110,6 +110,11 @@ static void watch(void *arg)
     }
 }
 
+static size_t seen_size(struct vm *vm)
+{
+    return pages_words(vm_mem(vm)) * sizeof(uint64_t);
+}
+
 int pager_back(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e)
 {
     struct vm_lineage *l = vm_lineage(vm);
@@ -117,11 +122,11 @@ int pager_back(struct vm *vm, const char *path, struct passed_fds *fds, struct e
     if (vm_uffd_info(vm) < 0 || vm_pagemap_fd(vm) < 0)
         return err_set(e, ENOTSUP,
                        "mem_backend: Uffd needs /proc at the start, to watch over the page server");
-    size_t size = pages_words(vm_mem(vm)) *
-                  sizeof(uint64_t); // for the process's life: it is untouched mostly
-    l->seen = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int rc = l->seen == MAP_FAILED ? err_set(e, ENOMEM, "no memory for a bitmap")
-                                   : mem_back_anon(vm_mem(vm), false, e);
+    void *seen =
+        mmap(NULL, seen_size(vm), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    l->seen = seen == MAP_FAILED ? NULL : seen;
+    int rc = l->seen ? mem_back_anon(vm_mem(vm), MEM_PAGES_SMALL, e)
+                     : err_set(e, ENOMEM, "no memory for a bitmap");
     int uffd = rc ? rc : vm_uffd(vm, e);
     if (uffd < 0)
         return uffd;
@@ -140,11 +145,14 @@ void pager_end(struct vm *vm)
 {
     struct vm_lineage *l = vm_lineage(vm);
 
-    if (l->server < 0)
-        return;
-    atomic_store(&l->ending, true);
-    vm_wake_helper(vm);
-    vm_job_wait(vm);
-    close_fdp(&l->server);
-    l->server = -1;
+    if (l->server >= 0) {
+        atomic_store(&l->ending, true);
+        vm_wake_helper(vm);
+        vm_job_wait(vm);
+        close_fdp(&l->server);
+        l->server = -1;
+    }
+    if (l->seen)
+        munmap(l->seen, seen_size(vm));
+    l->seen = NULL;
 }

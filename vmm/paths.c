@@ -145,13 +145,17 @@ int path_connect(struct vm *vm, const char *path, const char *field, struct pass
         return say(path, field, -EXDEV, e);
     if (strlen(path) >= sizeof(a.sun_path))
         return say(path, field, -ENAMETOOLONG, e);
-    if (vm->spare_sock < 0)
-        return err_set(e, EBUSY, "%s: this process has connected once; pass a connection as fd:N",
-                       field);
+    unsigned i = 0;
+    while (i < SPARE_SOCKS && vm->spare_sock[i] < 0)
+        i++;
+    if (i == SPARE_SOCKS)
+        return err_set(e, EBUSY,
+                       "%s: this process has connected %d times in vain; pass a connection as fd:N",
+                       field, SPARE_SOCKS);
     memcpy(a.sun_path, path, strlen(path));
-    if (connect(vm->spare_sock, (const struct sockaddr *)&a, sizeof(a)))
+    if (connect(vm->spare_sock[i], (const struct sockaddr *)&a, sizeof(a)))
         return err_set(e, errno, "%s: cannot connect to %.150s: %s", field, path, strerror(errno));
-    return steal_fd(&vm->spare_sock);
+    return steal_fd(&vm->spare_sock[i]);
 }
 
 // ---- files that appear whole or not at all

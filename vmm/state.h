@@ -125,7 +125,8 @@ int vm_uffd_info(const struct vm *vm);  // what the kernel says of the userfault
 int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
               struct err *e);
 
-// A connection to a listening Unix socket (or fd:N, connected). One in a process's life: it was made beforehand.
+// A connection to a listening Unix socket (or fd:N, connected). Its socket was made beforehand, one of a few: -EBUSY
+// when all were connected.
 int path_connect(struct vm *vm, const char *path, const char *field, struct passed_fds *fds,
                  struct err *e);
 

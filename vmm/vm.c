@@ -30,7 +30,7 @@ static void set_defaults(struct vm *vm)
         vm->tap[i] = -1;
     for (unsigned i = 0; i < CFG_MAX_DEVS; i++)
         vm->slot[i].kick_fd = vm->slot[i].kick_file = -1;
-    vm->loop.wake_fd = vm->lineage.mem_fd = vm->lineage.server = vm->spare_sock = -1;
+    vm->loop.wake_fd = vm->lineage.mem_fd = vm->lineage.server = -1;
 }
 
 static int build(struct vm *vm, struct err *e)
@@ -64,7 +64,8 @@ int vm_new(struct vm **out, const struct vm_opts *o, struct err *e)
     platform_init(vm);
     devices_init(vm);
     // #syscalls:boot socket
-    vm->spare_sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    for (unsigned i = 0; i < SPARE_SOCKS; i++)
+        vm->spare_sock[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     vm->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     vm->helper_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_store(&vm->pvm, kvm_is_pvm());
@@ -152,6 +153,14 @@ void vm_drop_disks(struct vm *vm)
     vm->cfg.ndrives = vm->cfg.nnets = 0;
 }
 
+static void drop_spares(struct vm *vm)
+{
+    for (unsigned i = 0; i < SPARE_SOCKS; i++) {
+        close_fdp(&vm->spare_sock[i]);
+        vm->spare_sock[i] = -1;
+    }
+}
+
 void vm_free(struct vm *vm)
 {
     if (vm->nvcpus)
@@ -175,7 +184,7 @@ void vm_free(struct vm *vm)
     close_fdp(&vm->helper_fd);
     close_fdp(&vm->lineage.mem_fd);
     close_fdp(&vm->lineage.server);
-    close_fdp(&vm->spare_sock);
+    drop_spares(vm);
     kvm_close(vm);
     if (atomic_load(&vm->log.fd) > STDERR_FILENO)
         close(atomic_load(&vm->log.fd));
@@ -261,8 +270,7 @@ static int load_guest(struct vm *vm, struct err *e)
 
 int vm_configured(struct vm *vm, struct err *e)
 {
-    close_fdp(&vm->spare_sock); // who needed it has connected
-    vm->spare_sock = -1;
+    drop_spares(vm); // who needed one has connected
     if (atomic_load(&vm->pvm))
         LOG_W(&vm->log,
               "this host's KVM is PVM (no VMX or SVM): a kernel built for PVM guests may run, "

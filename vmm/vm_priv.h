@@ -34,6 +34,8 @@ struct dev_slot {
     int kick_file; // its place in the ring's table
 };
 
+#define SPARE_SOCKS 4 // connections to page servers that loads may make, all but the last in vain
+
 struct disk { // what a drive's path opened to, locked
     int fd, cow_fd;
     uint64_t bytes;
@@ -58,12 +60,13 @@ struct vm {
         int rc;
         struct err err;
     } cpuid_ask;
-    struct vcpu_caps caps;          // C: of vCPU state, as this host has them
-    struct cpu_mods *mods;          // C: /cpu-config, or NULL
-    struct guest_mem mem;           // map: C while quiet; bytes: the guest's
-    uint64_t *dirty_log;            // C: scratch for KVM's log while pages are tracked
-    struct vm_lineage lineage;      // C
-    int spare_sock;                 // C: unconnected, AF_UNIX; -1: used
+    struct vcpu_caps caps;     // C: of vCPU state, as this host has them
+    struct cpu_mods *mods;     // C: /cpu-config, or NULL
+    struct guest_mem mem;      // map: C while quiet; bytes: the guest's
+    uint64_t *dirty_log;       // C: scratch for KVM's log while pages are tracked
+    struct vm_lineage lineage; // C
+    int spare_sock
+        [SPARE_SOCKS]; // C: unconnected, AF_UNIX, until the microVM is configured; -1: used
     struct machine_cfg before_load; // C: what a failed load goes back to
     struct vcpu_gate gate;          // L
     struct vcpu vcpu[CFG_MAX_VCPUS];

@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ import time
 import unittest
 
 from lib import ApiError
+from miglib import api_fds
 from test_snapshot import SnapshotCase
 
 UFFDIO_COPY, UFFDIO_ZEROPAGE = 0xC028AA03, 0xC020AA04
@@ -154,6 +156,39 @@ class Uffd(SnapshotCase):
         for seed in range(4):
             ns.http("GET", f"/touch?mib=4&seed={seed}", timeout=20)
             time.sleep(0.3)
+        self.get(ns, "/counter")
+
+    def test_failed_after_the_handshake(self):
+        """A load that fails with the page server connected leaves the process ready for another, of either kind."""
+        ns, disk = self.netns(), self.disk()
+        self.saved(ns, boot={"drives": [disk]})
+        m = self.monitor(netns=ns)
+        fds = lambda: len(os.listdir(f"/proc/{m.p.pid}/fd"))
+        gone = [{"drive_id": "disk0", "path_on_host": "/nonexistent"}]
+        before = fds()
+        for i in range(3):
+            s = self.serve()
+            with self.assertRaisesRegex(ApiError, "nonexistent"):
+                self.load_from(m, s, drive_overrides=gone)
+            with self.assertRaisesRegex(ApiError, "nonexistent"):
+                self.load(m, drive_overrides=gone)
+        self.assertLessEqual(fds(), before + 1, "descriptors pile up")
+        self.load_from(m, self.serve(), track_dirty_pages=True)
+        self.get(ns, "/counter")
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        for i in range(4):
+            with self.assertRaisesRegex(ApiError, "nonexistent"):
+                self.load_from(m, self.serve(), drive_overrides=gone)
+        server = self.serve()
+        with self.assertRaisesRegex(ApiError, "pass a connection as fd:N"):
+            self.load_from(m, server)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(server.path)
+            status, body = api_fds(m.sock, "PUT", "/snapshot/load", {
+                "snapshot_path": self.path("a.state"), "resume_vm": True,
+                "mem_backend": {"backend_type": "Uffd", "backend_path": "fd:0"}}, [s.fileno()])
+        self.assertEqual(status, 204, body)
         self.get(ns, "/counter")
 
     def test_nobody_there(self):
