@@ -37,31 +37,50 @@ static int read_snapshot(struct job *j, struct err *e)
     return rc;
 }
 
-// Everything but the snapshot's images is handed over, so their folders are all a monitor need see.
-// A path relative to who-knows-where cannot be allowed for; then nothing is narrowed.
-static void find_dirs(struct job *j)
+static int add_dir(struct job *j, const char *file, struct err *e)
 {
-    for (unsigned i = 0; i < j->saved->ndevs; i++) {
-        const struct saved_dev *d = &j->saved->dev[i];
-        const char *path = d->blk.cfg.path_on_host;
-        if (d->kind != SAVED_BLK || (j->data && !strcmp(d->blk.cfg.drive_id, j->data_drive)))
-            continue;
-        const char *slash = strrchr(path, '/');
-        if (path[0] != '/' || slash == path) {
-            j->dirs.n = 0;
-            return;
-        }
-        char *dir = strndup(path, (size_t)(slash - path));
-        bool known = !dir;
-        for (unsigned k = 0; k < j->dirs.n && !known; k++)
-            known = !strcmp(j->dirs.v[k], dir);
-        if (known)
+    char *dir = whole_path(file), *slash = dir ? strrchr(dir, '/') : NULL;
+
+    if (!slash)
+        return err_set(e, errno, "%s: %s", file, strerror(errno));
+    slash[slash == dir] = 0;
+    for (unsigned i = 0; i < j->dirs.n; i++)
+        if (!strcmp(j->dirs.v[i], dir)) {
             free(dir);
-        else
-            j->dirs.v[j->dirs.n++] = dir; // at most one a drive
+            return 0;
+        }
+    if (j->dirs.n == ARRAY_SIZE(j->dirs.v)) {
+        free(dir);
+        return err_set(e, E2BIG, "--allow-dir: at most %zu", ARRAY_SIZE(j->dirs.v) - 2);
     }
-    if (!j->dirs.n && j->dir[0] == '/')
-        j->dirs.v[j->dirs.n++] = j->dir;
+    j->dirs.v[j->dirs.n++] = dir;
+    return 0;
+}
+
+// Which images there are is said by the state file, and whoever wrote that may have named any file of this host. So
+// clones look into the folders of the snapshot's two files, and into those that the caller names.
+static int find_dirs(struct job *j, struct err *e)
+{
+    char path[CTL_PATH];
+    int rc = 0;
+
+    for (unsigned i = 0; i < j->allow.n && rc == 0; i++) {
+        snprintf(path, sizeof(path), "%.250s/.", j->allow.v[i]);
+        rc = add_dir(j, path, e);
+    }
+    if (rc == 0)
+        rc = add_dir(j, j->state, e);
+    if (rc == 0)
+        rc = add_dir(j, j->mem, e);
+    for (unsigned i = 0; i < j->saved->ndevs && rc == 0; i++) {
+        const struct drive_cfg *d = &j->saved->dev[i].blk.cfg;
+        if (j->saved->dev[i].kind != SAVED_BLK || (j->data && !strcmp(d->drive_id, j->data_drive)))
+            continue;
+        rc = image_allowed(j, d->path_on_host, e);
+        if (rc == 0 && d->cow_path[0] && strncmp(d->cow_path, "fd:", 3))
+            rc = image_allowed(j, d->cow_path, e);
+    }
+    return rc;
 }
 
 static int read_data(struct job *j, struct err *e)
@@ -102,9 +121,9 @@ static int prepare(struct job *j, struct err *e)
     if (rc == 0)
         rc = read_data(j, e);
     if (rc == 0)
-        rc = make_dirs(j->dir, e);
+        rc = find_dirs(j, e);
     if (rc == 0)
-        find_dirs(j);
+        rc = make_dirs(j->dir, e);
     snprintf(name, sizeof(name), "%s/clones", j->dir);
     if (rc == 0 && stat(name, &st) == 0)
         return err_set(e, EEXIST, "%s holds clones that were kept: mayflyctl end %s", j->dir,
@@ -179,6 +198,7 @@ void clone_finish(struct job *j)
 
 static int run(struct job *j, struct err *e)
 {
+    raise_limits();
     int rc = prepare(j, e);
     if (rc == 0)
         rc = clone_make_namespaces(j, e);
@@ -202,8 +222,7 @@ static int run(struct job *j, struct err *e)
 void job_free(struct job *j)
 {
     for (unsigned i = 0; i < j->dirs.n; i++)
-        if (j->dirs.v[i] != j->dir)
-            free_ptrp(&j->dirs.v[i]);
+        free_ptrp(&j->dirs.v[i]);
     vm_saved_free(j->saved);
     free(j->text);
     free(j->c);
@@ -247,6 +266,7 @@ int cmd_clone(int argc, char **argv)
         {"--data", OPT_STR, &j.data, "FILE|DIR|-  what each is told on its configuration drive"},
         {"--data-drive", OPT_STR, &j.data_drive, "ID  which drive that is (config)"},
         {"--pool", OPT_STR, &j.pool, "DIR  use the idle monitors of this pool"},
+        {"--allow-dir", OPT_LIST, &j.allow, "DIR  where images may lie, too; repeatable"},
         {"--prefix", OPT_STR, &j.prefix, "NAME  clones are NAME0, NAME1, ... (clone)"},
         {"--dir", OPT_STR, &j.dir, "DIR  sockets and layers (/run/mayfly/NAME)"},
         {"--tap", OPT_STR, &j.net.tap, "NAME  the tap in each namespace (tap0)"},
@@ -259,7 +279,7 @@ int cmd_clone(int argc, char **argv)
         {"--keep", OPT_FLAG, &j.keep, "leave them running"},
         {"--table", OPT_FLAG, &j.table, "a row for every clone (else up to 40)"},
         {"--json", OPT_FLAG, &j.json, "the result as JSON"},
-        {"--timeout", OPT_NUM, &j.timeout_s, "S  give up when nothing came for so long (10)"},
+        {"--timeout", OPT_NUM, &j.timeout_s, "S  give up when nothing came (10)"},
         {"--window", OPT_NUM, &j.window, "N  so many under way at once (256)"},
         {"--workers", OPT_NUM, &j.workers, "N  threads that start them (one a CPU)"},
         {"--mayfly", OPT_STR, &j.mayfly, "FILE  the monitor (beside mayflyctl)"},
@@ -277,7 +297,6 @@ int cmd_clone(int argc, char **argv)
     snprintf(dir, sizeof(dir), "/run/mayfly/%.60s", j.prefix);
     if (!j.dir)
         j.dir = dir;
-    raise_limits();
     int rc = check(&j, host, guest, &e);
     if (rc == 0)
         rc = run(&j, &e);

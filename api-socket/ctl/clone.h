@@ -52,9 +52,14 @@ struct job {
     uint64_t done, failed;
     const char *nets[CFG_MAX_NETS]; // interface ids of the snapshot
     unsigned nnets;
-    struct opt_list dirs; // where the snapshot's images lie: all that a monitor opens by itself
+    struct opt_list allow; // as asked: where images may lie
+    struct opt_list
+        dirs; // that and the folders of the snapshot, absolute: all that a monitor opens by itself
 };
 
+// Beneath j->dirs alone. whole_path: an absolute one, the caller's to free; NULL: errno.
+char *whole_path(const char *path);
+int image_allowed(const struct job *j, const char *path, struct err *e);
 // Opens or makes what clone i gets for its drives; appends to fds and to the overrides' text.
 int disk_overrides(const struct job *j, const struct clone *c, uint64_t i, int *fds, unsigned *nfds,
                    char *out, size_t size, struct err *e);

@@ -2,13 +2,72 @@
 // What a clone does not share: a copy-on-write layer for each writable drive, and the configuration
 // drive that says who it is.
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "api-socket/ctl/clone.h"
 
 #define DATA_MAX (1 * MIB)
+
+char *whole_path(const char *path)
+{
+    char cwd[CTL_PATH * 2], *out = NULL;
+
+    if (path[0] == '/')
+        return strdup(path);
+    if (!getcwd(cwd, sizeof(cwd)) || asprintf(&out, "%s/%s", cwd, path) < 0)
+        return NULL;
+    return out;
+}
+
+// The folder that path lies beneath by its name; *rest is what follows.
+static const char *folder_of(const struct job *j, const char *path, const char **rest)
+{
+    for (unsigned i = 0; i < j->dirs.n; i++) {
+        size_t n = strlen(j->dirs.v[i]);
+        while (n && j->dirs.v[i][n - 1] == '/')
+            n--;
+        if (!strncmp(path, j->dirs.v[i], n) && path[n] == '/' && path[n + 1]) {
+            *rest = path + n + strspn(path + n, "/");
+            return j->dirs.v[i];
+        }
+    }
+    return NULL;
+}
+
+int image_allowed(const struct job *j, const char *path, struct err *e)
+{
+    const char *rest;
+    char *whole = whole_path(path);
+    bool ok = whole && folder_of(j, whole, &rest);
+
+    free(whole);
+    return ok ? 0
+              : err_set(e, EACCES,
+                        "the snapshot's image %s lies outside the folders of its files: name its "
+                        "folder by --allow-dir if you trust the snapshot",
+                        path);
+}
+
+// Links and ".." do not lead out of the folder.
+static int image_open(const struct job *j, const char *path, struct err *e)
+{
+    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
+    const char *rest = "";
+    char *whole = whole_path(path);
+    const char *dir = whole ? folder_of(j, whole, &rest) : NULL;
+    errno = dir ? 0 : EACCES;
+    _cleanup_(close_fdp) int at = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    long fd = at < 0 ? -1 : syscall(SYS_openat2, at, rest, &how, sizeof(how));
+
+    int rc = fd < 0 ? err_set(e, errno, "cannot open %s: %s", path, strerror(errno)) : (int)fd;
+    free(whole);
+    return rc;
+}
 
 static void layer_path(const struct job *j, const struct clone *c, const char *drive,
                        char path[CTL_PATH + 160])
@@ -17,12 +76,14 @@ static void layer_path(const struct job *j, const struct clone *c, const char *d
 }
 
 // Only what is there is copied: a layer is sparse.
-static int copy_layer(const char *from, int to, struct err *e)
+static int copy_layer(const struct job *j, const char *from, int to, struct err *e)
 {
     struct stat st;
 
-    _cleanup_(close_fdp) int fd = open(from, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) || ftruncate(to, st.st_size))
+    _cleanup_(close_fdp) int fd = image_open(j, from, e);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) || ftruncate(to, st.st_size))
         return err_set(e, errno, "the snapshot's layer %s: %s", from, strerror(errno));
     for (off_t at = 0, hole; (at = lseek(fd, at, SEEK_DATA)) >= 0; at = hole) {
         hole = lseek(fd, at, SEEK_HOLE);
@@ -52,7 +113,7 @@ static int layer_open(const struct job *j, const struct clone *c, const struct d
     if (fd < 0)
         return err_set(e, errno, "cannot make the layer %s: %s", path, strerror(errno));
     if (d->cow_path[0] && strncmp(d->cow_path, "fd:", 3)) {
-        int rc = copy_layer(d->cow_path, fd, e);
+        int rc = copy_layer(j, d->cow_path, fd, e);
         if (rc)
             return rc;
     }
@@ -132,14 +193,16 @@ static int config_drive(const struct job *j, const struct clone *c, uint64_t i, 
 
 // A jailed monitor sees no path, so a pool's shells get the image itself; its size is what the snapshot's
 // guest believes.
-static int base_open(const struct saved_dev *d, struct err *e)
+static int base_open(const struct job *j, const struct saved_dev *d, struct err *e)
 {
     const char *path = d->blk.cfg.path_on_host;
     struct stat st;
 
-    _cleanup_(close_fdp) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st))
-        return err_set(e, errno, "cannot open %s: %s", path, strerror(errno));
+    _cleanup_(close_fdp) int fd = image_open(j, path, e);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+        return err_set(e, EINVAL, "%s is neither a file nor a block device", path);
     if (S_ISREG(st.st_mode) && (uint64_t)st.st_size != d->blk.bytes)
         return err_set(e, EINVAL, "%s has %lld bytes, the snapshot recorded %llu", path,
                        (long long)st.st_size, (unsigned long long)d->blk.bytes);
@@ -181,8 +244,8 @@ static int override(const struct job *j, const struct clone *c, uint64_t i,
     if (j->data && !strcmp(id, j->data_drive))
         rc = add(r, id, "path_on_host", config_drive(j, c, i, e), e);
     else {
-        if (c->pooled) {
-            rc = add(r, id, "path_on_host", base_open(d, e), e);
+        if (c->pooled || cfg->path_on_host[0] != '/') { // a monitor may stand elsewhere
+            rc = add(r, id, "path_on_host", base_open(j, d, e), e);
             id = NULL;
         }
         if (rc == 0 && !cfg->is_read_only)

@@ -60,7 +60,7 @@ static int load_request(const struct job *j, const struct clone *c, uint64_t i, 
 static int start(struct job *j, uint64_t i, struct err *e)
 {
     struct clone *c = &j->c[i];
-    struct spawn s = {.mayfly = j->mayfly, .id = c->name, .sock = c->sock, .dirs = &j->dirs};
+    struct spawn s = {.mayfly = j->mayfly, .id = c->name, .sock = c->sock, .allow = &j->dirs};
     char body[4096], log[CTL_PATH + 80];
     int fds[API_FDS_MAX];
     unsigned nfds = 0;

@@ -36,6 +36,8 @@ def namespaces(prefix):
 
 
 class CtlCase(GuestCase):
+    allow = ("--allow-dir", tempfile.gettempdir())  # disk() makes images there
+
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="mayfly-ctl-")
         self.addCleanup(shutil.rmtree, self.dir, True)
@@ -64,7 +66,7 @@ class CtlCase(GuestCase):
 
     def clone(self, *args, check=True, **kw):
         args = ["clone", "--snapshot", self.path("a.state"), "--mem", self.path("a.mem"), "--guest", GUEST,
-                "--prefix", self.prefix, "--dir", self.path("clones"), *args]
+                "--prefix", self.prefix, "--dir", self.path("clones"), *self.allow, *args]
         p = ctl(*args, check=check, **kw)
         return json.loads(p.stdout) if "--json" in args and p.stdout else p
 
@@ -245,6 +247,46 @@ class Pool(CtlCase):
                 p.wait()
                 p.stderr.close()
 
+    def test_images_of_a_stranger(self):
+        """A state file may name any file of the host as an image: only folders that the caller named are looked into,
+        by mayflyctl as by the monitors that it starts."""
+        secret = os.path.join(self.dir, "secret")
+        os.mkdir(secret)
+        inside = self.path("image")
+        for path in (inside, os.path.join(secret, "image")):
+            with open(path, "wb") as f:
+                f.write(b"secret!!".ljust(1 << 20, b"."))
+        snap = self.path("snap")
+        os.mkdir(snap)
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.boot(netns=ns, drives=[{"path_on_host": os.path.join(secret, "image"), "is_read_only": True}])
+        m.patch("/vm", state="Paused")
+        m.put("/snapshot/create", snapshot_path=snap + "/a.state", mem_file_path=snap + "/a.mem")
+        m.kill()
+        ns.close()
+        p = self.pool("--size", "1")
+        self.wait(lambda: "idle 1 of 1" in ctl("pool", "status", "--dir", self.path("pool")).stdout, p)
+
+        def run(*args):
+            return ctl("clone", "--snapshot", snap + "/a.state", "--mem", snap + "/a.mem", "--guest", GUEST, "--prefix",
+                       self.prefix, "--dir", self.path("clones"), "--get", "/sector/0", *args, check=False)
+        for pool in ((), ("--pool", self.path("pool"))):
+            r = run(*pool)
+            self.assertEqual(r.returncode, 1, r.stdout)
+            self.assertIn("secret/image lies outside", r.stderr)
+            r = run("--allow-dir", secret, *pool)
+            self.assertEqual((r.returncode, "secret!!" in r.stdout), (0, True), r.stdout + r.stderr)
+            os.rename(secret, self.path("elsewhere"))
+            os.mkdir(secret)
+            os.symlink(self.path("elsewhere/image"), os.path.join(secret, "image"))
+            r = run("--allow-dir", secret, *pool)  # by its name it lies inside, by its link it does not
+            self.assertEqual((r.returncode, "secret!!" in r.stdout), (1, False), r.stdout)
+            self.assertRegex(r.stdout, "not beneath an allowed|cannot open")
+            os.unlink(os.path.join(secret, "image"))
+            os.rmdir(secret)
+            os.rename(self.path("elsewhere"), secret)
+
     def test_clones_of_a_pool(self):
         self.with_disks()
         p = self.pool("--size", "3")
@@ -286,6 +328,23 @@ class Pool(CtlCase):
 
 
 class Clones(CtlCase):
+    def test_monitors_are_narrowed(self):
+        """A clone's monitor may open what lies in the snapshot's folders and nothing else."""
+        self.recorded()
+        r = self.clone("-n", "1", "--keep", "--json")
+        try:
+            with open(f"/proc/{r['each'][0]['pid']}/cmdline") as f:
+                args = f.read().split("\0")
+            self.assertEqual([args[i + 1] for i, a in enumerate(args) if a == "--allow-dir"],
+                             [tempfile.gettempdir(), self.dir])
+            sock = os.path.join(self.path("clones"), self.prefix + "0.sock")
+            ctl("--socket", sock, "patch", "/vm", '{"state": "Paused"}')
+            p = ctl("--socket", sock, "put", "/snapshot/create", json.dumps(
+                {"snapshot_path": "/var/lib/mayfly.state", "mem_file_path": "/var/lib/mayfly.mem"}), check=False)
+            self.assertEqual((p.returncode, "not beneath an allowed" in p.stderr), (1, True), p.stderr)
+        finally:
+            ctl("end", self.path("clones"))
+
     def test_who_they_are(self):
         self.with_disks()
         r = self.clone("-n", "6", "--data", "-", "--get", "/whoami", "--json", input="greeting=hello\n")
