@@ -85,6 +85,7 @@ int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_res
 {
     struct cpuid_table host;
     unsigned blk = 0, net = 0;
+    uint64_t xcr0 = 0;
 
     int rc = cfg_check_machine(&in->machine, e);
     if (rc == 0 && in->nvcpus != in->machine.vcpu_count)
@@ -92,8 +93,12 @@ int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_res
                      in->nvcpus);
     if (rc == 0)
         rc = cpuid_check(&in->cpuid, e);
-    for (unsigned i = 0; i < in->nvcpus && rc == 0; i++)
+    for (unsigned i = 0; i < in->nvcpus && rc == 0; i++) {
         rc = vcpu_state_check(&in->vcpu[i], o->any_cpu ? NULL : &vm->caps, e);
+        xcr0 |= in->vcpu[i].xcrs.nr_xcrs ? in->vcpu[i].xcrs.xcrs[0].value : 0;
+        if (rc == 0 && in->vcpu[i].tsc_khz != in->vcpu[0].tsc_khz)
+            rc = err_set(e, EINVAL, "vCPU %u: another TSC frequency than vCPU 0's", i);
+    }
     if (rc == 0 && in->ndevs > CFG_MAX_DEVS)
         rc = err_set(e, EINVAL, "%u devices", in->ndevs);
     for (unsigned i = 0; i < in->ndevs && rc == 0; i++) {
@@ -109,9 +114,9 @@ int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_res
     if (rc || o->any_cpu)
         return rc;
     host = vm->cpuid_host;
-    return vcpu_host_compare(
-        &in->cpuid, in->vcpu[0].xcrs.nr_xcrs ? in->vcpu[0].xcrs.xcrs[0].value : 0,
-        in->vcpu[0].tsc_khz, &host, vm->caps.host_tsc_khz, vm->caps.tsc_scaling, e);
+    cpuid_hide(&host);
+    return vcpu_host_compare(&in->cpuid, xcr0, in->vcpu[0].tsc_khz, &host, vm->caps.host_tsc_khz,
+                             vm->caps.tsc_scaling, e);
 }
 
 int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
@@ -227,7 +232,8 @@ static int restore_cpus(struct vm *vm, const struct vm_saved *in, const struct v
     }
     cpuid_set_id(&vm->cpuid, 0);
     for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++)
-        rc = vcpu_state_load(vm->vcpu[i].fd, &vm->caps, &in->vcpu[i], o->advance_clock, e);
+        rc = vcpu_state_load(vm->vcpu[i].fd, &vm->caps, &in->vcpu[i], o->advance_clock, o->any_cpu,
+                             e);
     return rc ? rc : vm_clock_load(vm->vm_fd, &in->clock, o->advance_clock, e);
 }
 

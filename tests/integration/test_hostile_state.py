@@ -15,6 +15,7 @@ M64 = (1 << 64) - 1
 P1, P2, P3, P4, P5 = (11400714785074694791, 14029467366897019727, 1609587929392839161,
                       9650029242287828579, 2870177450012600261)
 HEAD, SUM = 64, 56
+XCRS = 508  # in a vCPU's section: count, then XCR0's number and value
 S_MACHINE, S_CPUID, S_SERIAL, S_BLK, S_NET, S_VCPU = 2, 3, 6, 0x100, 0x200, 0x300
 
 
@@ -138,6 +139,44 @@ class HostileState(SnapshotCase):
         self.assertEqual(m.get("/vm/config"), before)
         m.boot(kernel=guest("smp"), args="cpus=3", vcpus=3, mem=96)
         self.assertEqual(m.wait_exit(30), 0)
+
+    def test_each_vcpu_is_compared(self):
+        """XCR0 and TSC frequency of every vCPU, not of the first alone."""
+        ns = self.netns()
+        s = State(self.recorded(ns, vcpus=2))
+        m = self.monitor(netns=ns)
+        second = s.part(S_VCPU + 1)
+        self.assertEqual(struct.unpack_from("<II", second, XCRS), (1, 0))
+        xcr0, khz = struct.unpack_from("<Q", second, XCRS + 8)[0], struct.unpack_from("<I", second, 4)[0]
+        struct.pack_into("<Q", second, XCRS + 8, xcr0 | 1 << 61)
+        self.assertRegex(self.try_load(m, s), "XCR0 0x2.* has bits this host lacks")
+        self.assertRegex(self.try_load(m, s, any_cpu=True), "KVM_SET_XCRS")
+        struct.pack_into("<Q", second, XCRS + 8, xcr0)
+        struct.pack_into("<I", second, 4, khz + 1)
+        self.assertIn("vCPU 1: another TSC frequency", self.try_load(m, s))
+        struct.pack_into("<I", second, 4, khz)
+        self.assertEqual("", self.try_load(m, s))
+
+    def test_msr_that_this_host_lacks(self):
+        """Refused by its number, unless the comparison is overridden: then it is left out."""
+        ns = self.netns()
+        s = State(self.recorded(ns))
+        vcpu = s.part(S_VCPU)
+        at = XCRS + 16 + 4
+        at += 4 + struct.unpack_from("<I", vcpu, at)[0]  # the local APIC's registers
+        index = vcpu.index(struct.pack("<IQI", 0x10, struct.unpack_from("<Q", vcpu, vcpu.index(
+            struct.pack("<I", 0x10), at) + 4)[0], 0x3b), at) - 4
+        n = struct.unpack_from("<I", vcpu, index)[0]
+        have = {struct.unpack_from("<I", vcpu, index + 4 + 12 * i)[0] for i in range(n)}
+        lacking = next((x for x in (0xc001011f, 0xda0, 0x1d9, 0xe1, 0x122, 0xc0010015, 0x26f) if x not in have), None)
+        if lacking is None:
+            self.skipTest("this host's KVM has every MSR that a snapshot may set")
+        vcpu[index + 4 + 12 * n:index + 4 + 12 * n] = struct.pack("<IQ", lacking, 1)
+        struct.pack_into("<I", vcpu, index, n + 1)
+        m = self.monitor(netns=ns)
+        self.assertIn(f"no MSR {lacking:#x}", self.try_load(m, s))
+        self.assertEqual("", self.try_load(m, s, any_cpu=True))
+        self.get(ns, "/counter")
 
     def values(self, rng, n):
         width = rng.choice((1, 2, 4, 8))

@@ -215,6 +215,43 @@ START_TEST(missing_features_are_named)
 }
 END_TEST
 
+static void refused(const char *why)
+{
+    ck_assert_int_eq(vcpu_host_compare(&t, 7, 0, &host, 0, false, &e), -ENOTSUP);
+    ck_assert_msg(strstr(e.msg, why), "%s does not say %s", e.msg, why);
+}
+
+// A host has more than this monitor shows: a record may not bring it back.
+START_TEST(what_is_hidden_is_refused)
+{
+    put(0xd, 9, true, 8, 0xa80, 0, 0);
+    build(2, false);
+    struct cpuid_table good = t, all = host;
+    cpuid_hide(&host);
+    ck_assert_int_eq(vcpu_host_compare(&t, 7, 0, &host, 0, false, &e), 0);
+    cpuid_find(&t, 1, 0)->ecx |= 1u << 5;
+    ck_assert_int_eq(vcpu_host_compare(&t, 7, 0, &all, 0, false, &e), 0);
+    refused("\"vmx\"");
+    t = good;
+    cpuid_find(&t, 0xd, 1)->ecx = 0x800;
+    refused("0xd.1 ECX bit 11");
+    t = good;
+    cpuid_find(&t, 7, 0)->ebx |= 1u << 25;
+    refused("\"intel_pt\"");
+    t = good;
+    refused((t.e[t.nent++] = *cpuid_get(&all, 0xa, 0), "leaf 0xa"));
+    t = good;
+    cpuid_find(&t, 0xd, 9)->ebx = 0x980;
+    refused("XSAVE component 9");
+    t = good;
+    cpuid_find(&t, 7, 1)->edx = 1u << 20; // a bit without a name, in a leaf that the host has
+    refused("0x7.1 EDX bit 20");
+    t = good;
+    t.e[t.nent++] = (struct kvm_cpuid_entry2){.function = 0x80000021, .eax = 1u << 8};
+    refused("\"autoibrs\"");
+}
+END_TEST
+
 START_TEST(xcr0_and_tsc)
 {
     build(1, false);
@@ -262,6 +299,7 @@ int main(void)
     tcase_add_test(c, modifiers);
     tcase_add_test(c, hostile_tables);
     tcase_add_test(c, missing_features_are_named);
+    tcase_add_test(c, what_is_hidden_is_refused);
     tcase_add_test(c, xcr0_and_tsc);
     tcase_add_test(c, this_host);
     suite_add_tcase(su, c);

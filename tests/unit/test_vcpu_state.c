@@ -141,7 +141,7 @@ START_TEST(a_fresh_vcpu_round_trips)
     machine_new(&n);
     ck_assert_msg(vcpu_state_save(m.vcpu, &caps, &a, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_check(&a, &caps, &e), 0);
-    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     same_but_for_time(&a, &b);
     machine_free(&m);
@@ -169,7 +169,7 @@ START_TEST(what_is_put_in_comes_out)
     a.xsave[1] = 0x02;
     a.xsave[512] |= 1; // XSTATE_BV: x87 is not in its initial state
     a.mp_state = KVM_MP_STATE_HALTED;
-    ck_assert_msg(vcpu_state_load(m.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(m.vcpu, &caps, &a, false, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
     ck_assert_uint_eq(b.regs.r15, 0x1234567890);
     ck_assert_uint_eq(b.sregs.cr2, 0x777000);
@@ -197,7 +197,7 @@ START_TEST(a_guest_goes_on_elsewhere)
     ck_assert_uint_eq(a.regs.rbx, 3);
     machine_free(&m);
     machine_new(&n);
-    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, &e) == 0, "%s", e.msg);
+    ck_assert_msg(vcpu_state_load(n.vcpu, &caps, &a, false, false, &e) == 0, "%s", e.msg);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     same_but_for_time(&a, &b);
     run_to_out(&n);
@@ -217,7 +217,7 @@ START_TEST(the_tsc_goes_on_from_the_record)
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &a, &e), 0);
     const uint64_t far = msr(&a, 0x10)->value + (1ull << 60);
     msr(&a, 0x10)->value = far;
-    ck_assert_int_eq(vcpu_state_load(n.vcpu, &caps, &a, false, &e), 0);
+    ck_assert_int_eq(vcpu_state_load(n.vcpu, &caps, &a, false, false, &e), 0);
     ck_assert_int_eq(vcpu_state_save(n.vcpu, &caps, &b, &e), 0);
     if (msr(&b, 0x10)->value < 1ull << 60)
         printf("SKIP: the_tsc_goes_on_from_the_record: this KVM ignores TSC writes (PVM)\n");
@@ -225,7 +225,7 @@ START_TEST(the_tsc_goes_on_from_the_record)
         ck_assert_msg(msr(&b, 0x10)->value - far < 1ull << 50, "%#llx after %#llx",
                       (unsigned long long)msr(&b, 0x10)->value, (unsigned long long)far);
     a.realtime_ns -= 1000 * NSEC_PER_SEC; // as if it had been away for so long
-    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, true, &e), 0);
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, true, false, &e), 0);
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
     if (msr(&b, 0x10)->value >= 1ull << 60)
         ck_assert_uint_ge(msr(&b, 0x10)->value,
@@ -243,7 +243,7 @@ START_TEST(a_spent_deadline_becomes_due)
     le32_put(&a.lapic.regs[0xf0], 0x1ff);
     le32_put(&a.lapic.regs[0x320], 0x400ef);
     msr(&a, 0x6e0)->value = 0;
-    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, false, &e), 0);
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &a, false, false, &e), 0);
     // KVM shows the deadline until its interrupt is delivered, which needs a run.
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &b, &e), 0);
     bool armed = msr(&b, 0x6e0)->value == msr(&a, 0x10)->value;
@@ -260,12 +260,12 @@ START_TEST(hostile_states_are_refused)
     machine_new(&m);
     ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &a, &e), 0);
     const uint32_t last = a.nmsrs - 1;
-#define REFUSED(code, text, ...)                                               \
-    do {                                                                       \
-        b = a;                                                                 \
-        __VA_ARGS__;                                                           \
-        ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &b, false, &e), code); \
-        ck_assert_msg(strstr(e.msg, text), "%s", e.msg);                       \
+#define REFUSED(code, text, ...)                                                      \
+    do {                                                                              \
+        b = a;                                                                        \
+        __VA_ARGS__;                                                                  \
+        ck_assert_int_eq(vcpu_state_load(m.vcpu, &caps, &b, false, false, &e), code); \
+        ck_assert_msg(strstr(e.msg, text), "%s", e.msg);                              \
     } while (0)
     REFUSED(-EINVAL, "MP state", b.mp_state = 5);
     REFUSED(-EINVAL, "kHz", b.tsc_khz = 1);
@@ -291,6 +291,15 @@ START_TEST(hostile_states_are_refused)
     b.msr[1].value = 0; // an MSR that is not here and holds nothing is no loss
     ck_assert_int_eq(vcpu_state_check(&b, &few, &e), 0);
     ck_assert_int_eq(vcpu_state_check(&b, NULL, &e), 0);
+    b.msr[1].value =
+        a.msr[1].value + 1; // overridden: what is not here is left out, the rest is loaded
+    struct vcpu_state got;
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &few, &b, false, false, &e), -ENOTSUP);
+    ck_assert_msg(vcpu_state_load(m.vcpu, &few, &b, false, true, &e) == 0, "%s", e.msg);
+    ck_assert_int_eq(vcpu_state_save(m.vcpu, &caps, &got, &e), 0);
+    ck_assert_uint_ne(msr(&got, caps.msr[1])->value, b.msr[1].value);
+    b.msr[1].index = 0xc0000080; // but nothing that a snapshot may not set
+    ck_assert_int_eq(vcpu_state_load(m.vcpu, &few, &b, false, true, &e), -EINVAL);
     machine_free(&m);
 }
 END_TEST

@@ -58,6 +58,26 @@ static const struct {
      "kvm_poll_control kvm_pv_sched_yield kvm_async_pf_int kvm_msi_ext_dest_id "
      "kvm_hc_map_gpa_range "
      "kvm_migration_control - - - - - - kvm_clocksource_stable - - - - - - -"},
+    {0x80000021, 0, CPUID_EAX,
+     "no_nested_data_bp - lfence_rdtsc - - - nullseg_clears_base - autoibrs"},
+    {0x7, 1, CPUID_EDX, "- - - - avx_vnni_int8 avx_ne_convert - - amx_complex - avx_vnni_int16"},
+    {0x7, 2, CPUID_EDX, "psfd ipred_ctrl rrsba_ctrl ddpd_u bhi_ctrl mcdt_no"},
+    // Nameless, but told to the guest all the same.
+    {0x6, 0, CPUID_EAX, NULL},
+    {0x7, 1, CPUID_EBX, NULL},
+    {0x7, 1, CPUID_ECX, NULL},
+    {0x7, 2, CPUID_EAX, NULL},
+    {0x7, 2, CPUID_EBX, NULL},
+    {0x7, 2, CPUID_ECX, NULL},
+    {0xd, 0, CPUID_EDX, NULL},
+    {0xd, 1, CPUID_ECX, NULL},
+    {0xd, 1, CPUID_EDX, NULL},
+    {0x19, 0, CPUID_EAX, NULL},
+    {0x19, 0, CPUID_EBX, NULL},
+    {0x80000007, 0, CPUID_EBX, NULL},
+    {0x8000001f, 0, CPUID_EAX, NULL},
+    {0x80000021, 0, CPUID_EBX, NULL},
+    {0x80000021, 0, CPUID_ECX, NULL},
 };
 
 // Bits a record may have and KVM not report: this monitor or KVM sets them itself (x2APIC, deadline
@@ -100,6 +120,25 @@ bool tsc_khz_close(uint32_t a, uint32_t b)
     return diff * 1000000 <= (uint64_t)MAX(a, b) * 250;
 }
 
+// Leaves whose state is not carried; and where in the XSAVE area a component lies, which is the guest's own format.
+static int compare_leaves(const struct cpuid_table *recorded, const struct cpuid_table *host,
+                          struct err *e)
+{
+    for (uint32_t i = 0; i < recorded->nent; i++) {
+        const struct kvm_cpuid_entry2 *x = &recorded->e[i];
+        if (cpuid_hides(x->function) && (x->eax | x->ebx | x->ecx | x->edx))
+            return err_set(e, ENOTSUP, "CPUID leaf %#x: its state cannot be carried", x->function);
+        if (x->function != 0xd || x->index < 2 || !x->eax)
+            continue;
+        if (value(host, 0xd, x->index, CPUID_EAX) != x->eax ||
+            value(host, 0xd, x->index, CPUID_EBX) != x->ebx)
+            return err_set(e, ENOTSUP,
+                           "this host's CPU keeps XSAVE component %u elsewhere, or has none",
+                           x->index);
+    }
+    return 0;
+}
+
 int vcpu_host_compare(const struct cpuid_table *recorded, uint64_t xcr0, uint32_t tsc_khz,
                       const struct cpuid_table *host, uint32_t host_tsc_khz, bool tsc_scaling,
                       struct err *e)
@@ -120,6 +159,9 @@ int vcpu_host_compare(const struct cpuid_table *recorded, uint64_t xcr0, uint32_
         if (lost)
             return missing(leaf, sub, reg, features[i].names, lost, e);
     }
+    int rc = compare_leaves(recorded, host, e);
+    if (rc)
+        return rc;
     uint64_t has = value(host, 0xd, 0, CPUID_EAX) | (uint64_t)value(host, 0xd, 0, CPUID_EDX) << 32;
     if (xcr0 & ~has & ~1ull)
         return err_set(e, ENOTSUP, "the guest's XCR0 %#llx has bits this host lacks (%#llx)",

@@ -106,7 +106,15 @@ static uint32_t order(uint32_t n) // smallest k with 2^k >= n
     return k;
 }
 
-static void hide(struct cpuid_table *t)
+bool cpuid_hides(uint32_t leaf)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(hidden_leaf); i++)
+        if (hidden_leaf[i] == leaf)
+            return true;
+    return false;
+}
+
+void cpuid_hide(struct cpuid_table *t)
 {
     for (size_t i = 0; i < ARRAY_SIZE(hidden); i++) {
         struct kvm_cpuid_entry2 *x = cpuid_find(t, hidden[i].leaf, hidden[i].subleaf);
@@ -193,7 +201,7 @@ int cpuid_build(const struct cpuid_table *supported, const struct cpuid_topology
                 struct cpuid_table *t, struct err *e)
 {
     *t = *supported;
-    hide(t);
+    cpuid_hide(t);
     struct kvm_cpuid_entry2 *x = cpuid_find(t, 1, 0);
     if (!x || !cpuid_find(t, 0, 0))
         return err_set(e, ENOTSUP, "KVM offers no CPUID leaf 0 or 1");

@@ -53,6 +53,10 @@ int cpuid_supported(int kvm_fd, struct cpuid_table *t, struct err *e);
 int cpuid_build(const struct cpuid_table *supported, const struct cpuid_topology *topo,
                 struct cpuid_table *t, struct err *e);
 
+// Takes out what no guest is shown; cpuid_build does so, too. cpuid_hides: the whole leaf is.
+void cpuid_hide(struct cpuid_table *t);
+bool cpuid_hides(uint32_t leaf);
+
 // Sets the leaves that tell a vCPU who it is (its index is its x2APIC id). In place, microseconds.
 void cpuid_set_id(struct cpuid_table *t, uint32_t id);
 
@@ -72,7 +76,8 @@ int cpuid_apply_modifiers(struct cpuid_table *t, const struct cpuid_mod *m, unsi
 int cpuid_check(const struct cpuid_table *t, struct err *e);
 
 // Refuses (-ENOTSUP) what the record has and the host has not: vendor, physical address width, the
-// first missing feature by name, XCR0 bits. tsc_khz 0 in either: not compared; tsc_scaling: the
+// first missing feature by name (bits that have none by their place), a hidden leaf, the place of XSAVE components, XCR0
+// bits. `host` is what cpuid_hide leaves; xcr0: what any vCPU has set. tsc_khz 0 in either: not compared; tsc_scaling: the
 // host can run a guest at another frequency.
 int vcpu_host_compare(const struct cpuid_table *recorded, uint64_t xcr0, uint32_t tsc_khz,
                       const struct cpuid_table *host, uint32_t host_tsc_khz, bool tsc_scaling,

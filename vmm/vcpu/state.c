@@ -281,10 +281,10 @@ static int load_msrs(int fd, const struct vcpu_caps *c, const struct vcpu_state 
 }
 
 int vcpu_state_load(int fd, const struct vcpu_caps *c, const struct vcpu_state *s, bool advance,
-                    struct err *e)
+                    bool any_cpu, struct err *e)
 {
     struct kvm_mp_state mp = {.mp_state = s->mp_state};
-    int rc = vcpu_state_check(s, c, e);
+    int rc = vcpu_state_check(s, any_cpu ? NULL : c, e);
     if (rc)
         return rc;
     if (s->tsc_khz && c->tsc_khz && !tsc_khz_close(s->tsc_khz, c->host_tsc_khz) &&

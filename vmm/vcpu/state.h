@@ -54,8 +54,10 @@ int vcpu_caps_get(int kvm_fd, int vm_fd, int vcpu_fd, struct vcpu_caps *c, struc
 
 int vcpu_state_save(int vcpu_fd, const struct vcpu_caps *c, struct vcpu_state *s, struct err *e);
 // advance: the TSC has run on since the save, by wall-clock time, else it goes on where it stopped.
+// any_cpu: MSRs that this host lacks are left out, and so is what its XSAVE area has no room for (KVM refuses the latter
+// if the guest uses it).
 int vcpu_state_load(int vcpu_fd, const struct vcpu_caps *c, const struct vcpu_state *s,
-                    bool advance, struct err *e);
+                    bool advance, bool any_cpu, struct err *e);
 
 // Judges a state that came from outside before anything of it reaches KVM: sizes, counts, ranges,
 // each MSR allow-listed and there once. With caps (NULL: not asked) also what this host cannot
