@@ -237,6 +237,35 @@ class Diff(SnapshotCase):
         m.patch("/vm", state="Paused")
         self.check(ns, m, "d", "a", 1024)
 
+    def became_zero(self):
+        """How many pages held something in a.mem and are zeros in `merged`."""
+        n = 0
+        with open(self.path("a.mem"), "rb") as f, open(self.path("merged"), "rb") as g:
+            while page := g.read(4096):
+                n += any(f.read(4096)) and not any(page)
+        return n
+
+    def test_pages_that_became_zero(self):
+        """A page of zeros is a hole in a file, but in a Diff it is a page that changed: the base's does not come back."""
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.put("/machine-config", vcpu_count=1, mem_size_mib=64, track_dirty_pages=True)
+        m.boot(netns=ns)
+        ns.http("GET", "/touch?mib=1&seed=5&light")
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        clone = self.monitor(netns=ns)
+        for name in ("tracked", "cloned"):
+            m.patch("/vm", state="Resumed")
+            ns.http("GET", "/touch?mib=1&seed=0&light")
+            m.patch("/vm", state="Paused")
+            self.check(ns, m, name, "a", 2000)
+            self.assertGreaterEqual(self.became_zero(), 256)
+            if m is not clone:
+                m.kill(signal.SIGTERM)
+                self.load(clone, resume_vm=None)
+                m = clone
+
     def test_alone(self):
         """A Diff without a base holds everything, and says that it is Full."""
         ns = self.netns()
