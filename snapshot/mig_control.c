@@ -8,9 +8,6 @@
 #include "snapshot/mig_os.h"
 #include "vmm/version.h"
 
-#define DISKS_LEN \
-    (4 + 16 * CFG_MAX_DRIVES) // in front of the state: how many, inode and bytes of each
-
 static int save(struct mig_run *r, struct err *e)
 {
     struct vm *vm = r->vm;
@@ -20,7 +17,7 @@ static int save(struct mig_run *r, struct err *e)
     uint32_t n = 0;
     size_t len = 0;
 
-    memset(m->blob, 0, DISKS_LEN);
+    memset(m->blob, 0, MIG_DISKS);
     for (; n < CFG_MAX_DRIVES && vm_disk_is(vm, n, id); n++)
         memcpy(m->blob + 4 + 16 * n, id, 16);
     le32_put(m->blob, n);
@@ -29,9 +26,9 @@ static int save(struct mig_run *r, struct err *e)
     struct vm_saved *s = vm_saved_new(vm_config(vm)->machine.vcpu_count);
     int rc = s ? vm_save(vm, s, e) : err_set(e, ENOMEM, "no memory for the state");
     if (rc == 0)
-        rc = codec_encode(&b, s, m->blob + DISKS_LEN, MIG_BLOB_MAX - DISKS_LEN, &len, e);
+        rc = codec_encode(&b, s, m->blob + MIG_DISKS, MIG_BLOB_MAX - MIG_DISKS, &len, e);
     vm_saved_free(s);
-    m->blob_len = DISKS_LEN + len;
+    m->blob_len = MIG_DISKS + len;
     return rc;
 }
 
@@ -84,15 +81,15 @@ static int decode(struct mig_run *r, struct vm_saved **s, struct err *e)
     struct snap_blob b;
     uint64_t bytes[CFG_MAX_DEVS];
 
-    if (r->m.blob_len < DISKS_LEN || le32_get(r->m.blob) > CFG_MAX_DRIVES)
+    if (r->m.blob_len < MIG_DISKS || le32_get(r->m.blob) > CFG_MAX_DRIVES)
         return err_set(e, EINVAL, "the state is too short");
-    int rc = codec_decode(r->m.blob + DISKS_LEN, r->m.blob_len - DISKS_LEN, &b, s, e);
+    int rc = codec_decode(r->m.blob + MIG_DISKS, r->m.blob_len - MIG_DISKS, &b, s, e);
     if (rc)
         return rc;
     for (unsigned i = 0; i < (*s)->ndevs; i++)
         bytes[i] = (*s)->dev[i].kind == SAVED_BLK ? (*s)->dev[i].blk.bytes : 0;
     rc = snap_override(&r->rx.over, *s, e);
-    for (unsigned i = 0; i < (*s)->ndevs && rc == 0; i++)
+    for (unsigned i = 0; i < (*s)->ndevs && rc == 0 && !r->m.clone; i++)
         if ((*s)->dev[i].kind ==
             SAVED_BLK) // another path to the same disk: nothing changed for the guest
             (*s)->dev[i].blk.bytes = bytes[i];
@@ -106,6 +103,8 @@ static int decode(struct mig_run *r, struct vm_saved **s, struct err *e)
 static int same_disk(const struct mig_run *r, unsigned i, const uint64_t id[2], const char *name,
                      struct err *e)
 {
+    if (r->m.clone) // its disks are its own, as when a snapshot is loaded
+        return 0;
     if (i < le32_get(r->m.blob) && !memcmp(r->m.blob + 4 + 16 * (size_t)i, id, 16))
         return 0;
     return err_set(e, EINVAL, "drive %s: not the file that the source has", name);
@@ -135,8 +134,10 @@ static int look_at_disks(struct mig_run *r, const struct vm_saved *s, struct err
 
 static struct vm_restore_opts options(struct mig_run *r)
 {
-    return (struct vm_restore_opts){
-        .advance_clock = true, .any_cpu = r->rx.over.any_cpu, .fds = &r->fds};
+    return (struct vm_restore_opts){.advance_clock = true,
+                                    .any_cpu = r->rx.over.any_cpu,
+                                    .new_identity = r->m.clone,
+                                    .fds = &r->fds};
 }
 
 static int reserve(struct mig_run *r, struct err *e)
@@ -178,7 +179,8 @@ static int restore(struct mig_run *r, struct err *e)
         rc = err_set(e, EINVAL, "the state is of another machine than the one that was reserved");
     if (rc == 0) // judged as the first one was: it comes from the same stranger
         rc = vm_saved_check(r->vm, s, &o, e);
-    vm_disks_unlocked(r->vm);
+    if (!r->m.clone) // nobody lets go of a clone's disks: held by another, they refuse it now
+        vm_disks_unlocked(r->vm);
     if (rc == 0)
         rc = vm_restore(r->vm, s, &o, e);
     for (unsigned i = 0; rc == 0 && vm_disk_is(r->vm, i, id); i++)

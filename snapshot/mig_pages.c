@@ -136,7 +136,8 @@ static int take(struct mig *m, const struct mig_msg *g)
         memcpy(m->peer, g->data, MIG_ID);
         break;
     case M_BITMAP:
-        if (!m->committed)
+        if (atomic_load(&m->st.state) !=
+            MIG_PAUSED) // asked for by a greeting alone: what is left was counted
             return -EBADMSG;
         int rc = mig_take_bits(m, g, m->todo);
         if (rc <= 0)

@@ -12,14 +12,17 @@
 #include "snapshot/mig.h"
 #include "vmm/mem/pages.h"
 
-#define MIG_VERSION   1u
-#define MIG_FEATURES  0ull // bits a peer must know
-#define MIG_HEAD      40u
-#define MIG_RUN       32u // pages of one message, at most
-#define MIG_PAYLOAD   (MIG_RUN * (uint32_t)PAGE_SIZE)
-#define MIG_PULL_RUN  16u // pages of one message during the pull: an urgent one waits for no more
-#define MIG_ID        16
-#define MIG_BLOB_MAX  (1024 * 1024 + 4096)
+#define MIG_VERSION  1u
+#define MIG_F_CLONE  1ull // what comes is a copy of a snapshot: it becomes a microVM of its own
+#define MIG_FEATURES MIG_F_CLONE // bits of HELLO that are known here: a peer with others is refused
+#define MIG_HEAD     40u
+#define MIG_RUN      32u // pages of one message, at most
+#define MIG_PAYLOAD  (MIG_RUN * (uint32_t)PAGE_SIZE)
+#define MIG_PULL_RUN 16u // pages of one message during the pull: an urgent one waits for no more
+#define MIG_ID       16
+#define MIG_BLOB_MAX (1024 * 1024 + 4096)
+// In front of a state: how many disks, inode and bytes of each.
+#define MIG_DISKS     (4 + 16 * CFG_MAX_DRIVES)
 #define MIG_BEAT_NS   (NSEC_PER_SEC / 2)
 #define MIG_SILENT_NS (5 * NSEC_PER_SEC)  // see struct mig's silence
 #define MIG_STEP_NS   (30 * NSEC_PER_SEC) // one step of a peer that is there takes no longer
@@ -119,7 +122,7 @@ struct mig {
     uint64_t npages, nwords;
 
     enum mig_mode mode;
-    bool arbitrated, verify, late_pull;
+    bool arbitrated, verify, late_pull, clone;
     bool peer_ran; // S: the guest ran when it began; T: so says the source
     uint64_t downtime_ns, bytes_s, timeout_ns, lease_ns;
 

@@ -82,6 +82,7 @@ static int greet(struct mig *m, bool again)
         m->epoch = le64_get(p + 64) + 1;
         m->mode = (enum mig_mode)le32_get(p + 80);
         m->verify = le32_get(p + 92);
+        m->clone = le64_get(p + 8) & MIG_F_CLONE;
         atomic_store(&m->st.mode, m->mode);
         if ((rc = judge_hello(m, p)))
             return refuse(m, rc);
@@ -186,7 +187,8 @@ static int take(struct mig *m)
     atomic_store(&m->st.stage, MIG_S_COMMIT);
     int rc = arb_take(m);
     if (rc == 0) {
-        m->committed = m->known = true;
+        m->committed = true;
+        m->known = m->arbitrated; // else its record, if there will be one, is still to be made
         atomic_store(&m->st.state, m->up ? MIG_ACTIVE : MIG_PAUSED);
         atomic_store(&m->st.epoch, m->epoch);
         m->silence = MIG_SILENT_NS;

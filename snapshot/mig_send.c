@@ -38,7 +38,7 @@ static int hello(struct mig *m, bool again)
 
     le32_put(p, MIG_VERSION);
     le32_put(p + 4, (uint32_t)PAGE_SIZE);
-    le64_put(p + 8, MIG_FEATURES);
+    le64_put(p + 8, m->clone ? MIG_F_CLONE : 0);
     memcpy(p + 16, m->session, MIG_ID);
     memcpy(p + 32, m->uuid, MIG_ID);
     memcpy(p + 48, m->self, MIG_ID);
@@ -281,7 +281,7 @@ int mig_source(struct mig *m)
 {
     m->begun = m->io->now(m->ctx);
     m->silence = MIG_SILENT_NS;
-    int rc = run(m);
+    int rc = m->running ? 0 : run(m); // it may run there already, and come back for what is absent
     if (rc == 0)
         rc = pull(m);
     if (rc)
