@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Records which pages a restored microVM touched, and brings them in ahead of time.
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <sys/mman.h>
 
 #include "snapshot/memfile.h"
@@ -15,42 +12,6 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define MAGIC   "MAYFLYWS"
-#define VERSION 1u
-enum { AT_VERSION = 8, AT_ZERO = 12, AT_ID = 16, AT_SIZE = 32, AT_SUM = 40, HEAD = 48 };
-
-struct wset { // a head, the bitmap of pages written, the bitmap of pages read; one mapping
-    uint8_t *p;
-    size_t words, size;
-    uint64_t *w, *r;
-};
-
-static int make(const struct guest_mem *m, struct wset *s, struct err *e)
-{
-    s->words = pages_words(m);
-    s->size = HEAD + 2 * s->words * sizeof(uint64_t);
-    s->p = mmap(NULL, s->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (s->p == MAP_FAILED)
-        return err_set(e, ENOMEM, "no memory for a working set");
-    s->w = (void *)(s->p + HEAD);
-    s->r = s->w + s->words;
-    return 0;
-}
-
-static uint64_t checksum(const struct wset *s)
-{
-    return XXH64(s->w, 2 * s->words * sizeof(uint64_t), XXH64(s->p, AT_SUM, 0));
-}
-
-static void put_head(const struct wset *s, const uint8_t id[SNAP_ID], uint64_t mem_size)
-{
-    memcpy(s->p, MAGIC, 8);
-    le32_put(s->p + AT_VERSION, VERSION);
-    le32_put(s->p + AT_ZERO, 0);
-    memcpy(s->p + AT_ID, id, SNAP_ID);
-    le64_put(s->p + AT_SIZE, mem_size);
-}
-
 int snapshot_working_set(struct vm *vm, const struct snapshot_working_set *c,
                          struct passed_fds *fds, struct err *e)
 {
@@ -62,13 +23,12 @@ int snapshot_working_set(struct vm *vm, const struct snapshot_working_set *c,
     if (l->origin != MEM_FILE || vm_pagemap_fd(vm) < 0)
         return err_set(e, EINVAL, "a working set is of a microVM that was loaded from a File");
     int rc = path_create(vm, c->working_set_path, "working_set_path", fds, &f, e);
-    if (rc || (rc = make(m, &s, e)))
+    if (rc || (rc = wset_make(m, l->base, &s, e)))
         return rc;
-    put_head(&s, l->base, m->size);
     rc = pages_own(m, vm_pagemap_fd(vm), s.w, e);
     if (rc == 0)
         rc = pages_shared(m, vm_pagemap_fd(vm), s.r, e);
-    le64_put(s.p + AT_SUM, checksum(&s));
+    wset_seal(&s);
     if (rc == 0 && pwritev2(f.fd, &(struct iovec){s.p, s.size}, 1, 0, 0) != (ssize_t)s.size)
         rc = err_set(e, EIO, "working_set_path: cannot be written: %s",
                      strerror(errno ? errno : ENOSPC));
@@ -92,22 +52,10 @@ int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *
 {
     const struct guest_mem *m = vm_mem(vm);
     struct wset s;
-    uint8_t want[HEAD];
 
-    int rc = make(m, &s, e);
+    int rc = wset_read(m, fd, id, &s, e);
     if (rc)
         return rc;
-    ssize_t n = pread(fd, s.p, s.size, 0);
-    memcpy(want, s.p, HEAD);
-    put_head(&s, id, m->size);
-    if (n != (ssize_t)s.size || memcmp(want, s.p, AT_SUM))
-        rc = err_set(e, EINVAL, "working_set_path: not a working set of this snapshot");
-    else if (le64_get(want + AT_SUM) != checksum(&s))
-        rc = err_set(e, EINVAL, "working_set_path: damaged, its checksum does not match");
-    if (rc) {
-        munmap(s.p, s.size);
-        return rc;
-    }
     populate(m, s.w, MADV_POPULATE_WRITE);
     populate(m, s.r, MADV_POPULATE_READ);
     vm_lineage(vm)->copied = s.w; // kept for the microVM's life

@@ -6,7 +6,22 @@
 #ifndef SNAPSHOT_WSET_H
 #define SNAPSHOT_WSET_H
 
+#include "vmm/mem/pages.h"
 #include "vmm/state.h"
+
+struct
+    wset { // the whole file: a head, the bitmap of pages written, the bitmap of pages read; one mapping
+    uint8_t *p;
+    size_t words, size;
+    uint64_t *w, *r;
+};
+
+// wset_file.c: for any thread, also outside of a monitor. The mapping is the caller's; on failure there is none.
+int wset_make(const struct guest_mem *m, const uint8_t id[SNAP_ID], struct wset *s, struct err *e);
+void wset_seal(const struct wset *s); // once its bitmaps are whole
+// -EINVAL: a file that is none, is damaged, or is of another snapshot than `id`.
+int wset_read(const struct guest_mem *m, int fd, const uint8_t id[SNAP_ID], struct wset *s,
+              struct err *e);
 
 // After mem_back_file. Brings the pages in; what cannot be had now comes when it is touched. Refused: a file that is
 // none, is damaged, or is of another snapshot than `id`.
