@@ -23,6 +23,8 @@ static const struct {
     {"migrate", cmd_migrate, "HOST:PORT   move a running microVM to another host"},
     {"receive", cmd_receive, "wait there for one, or with --dir for as many as come"},
     {"drain", cmd_drain, "DIR --to HOST:PORT: move every microVM of a directory of sockets"},
+    {"serve", cmd_serve, "a snapshot, to any number of other hosts"},
+    {"pull", cmd_pull, "HOST:PORT   start a microVM of it there, before its memory has come"},
 };
 
 static int usage(FILE *to)

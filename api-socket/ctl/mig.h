@@ -3,13 +3,14 @@
 // how it is used, docs/migration.md what the monitors say to each other.
 //
 // Files: miglink.c the two TCP connections and the line that opens each; migview.c GET /migration, progress;
-// migmove.c one microVM, at its source; migrate.c and drain.c its commands; receive.c the listener and its command;
-// arrive.c one microVM, at its target.
+// migmove.c one microVM, at its source; migrate.c and drain.c its commands; pull.c the target that connects itself; receive.c the listener and its command;
+// arrive.c the connections of one microVM, at its target, arrival.c its monitor there and its end.
 //
 // Each connection begins with one line of text:
 //     mayfly-move 1 VERB SESSION CHANNEL NAME\n
 // open and again bring channel urgent or bulk, and are answered on bulk ("ok\n" or "no WHY\n"), where a target sends
-// nothing afterwards; then both connections are the monitors'. end (channel "-") is answered "ok STATUS\n" once the
+// nothing afterwards; then both connections are the monitors'. pull is open from the other side: the target connects,
+// and again is its own then. end (channel "-") is answered "ok STATUS\n" once the
 // target has everything. SESSION, 32 hexadecimal digits by chance, is what lets a source come back.
 #ifndef CTL_MIG_H
 #define CTL_MIG_H
@@ -80,6 +81,7 @@ void print_string(FILE *to, const char *text); // as JSON
 bool stop_asked(int signals); // SIGINT or SIGTERM is pending
 int stop_watch(void);         // blocks both for all threads, returns their signalfd
 int move_thread(void *(*run)(void *), void *arg, pthread_t *t); // t NULL: detached
+void move_nap(unsigned ms);
 
 // ---- one move
 
@@ -136,6 +138,9 @@ struct receiver {
     const char *sock, *dir, *arbiter, *arbiters, *mayfly, *session;
     bool spawn, unarbitrated, any_cpu, json, quiet;
     uint64_t lease_ms, retry_s;
+    const struct link_addr
+        *from; // where pull came from, and comes back to; NULL: the source does that
+    const char *from_text;
     struct opt_list allow, taps, drives;
     int listener, signals, wake; // wake: an eventfd, written when one is over
     pthread_mutex_t lock;        // for what follows, but what an arrival's own thread alone uses
@@ -143,13 +148,27 @@ struct receiver {
     struct arrival a[ARRIVALS_MAX];
 };
 
+bool receiver_lists_ok(
+    const struct receiver *r); // --tap and --drive; else it has said what is wrong
+
 // Own their descriptor. A thread of its own calls them; an arrival is watched in that of its second connection.
 void arrive_channel(struct receiver *r, const struct link_line *l, int fd);
 void arrive_end(struct receiver *r, const struct link_line *l, int fd);
 void arrive_resume(struct receiver *r); // the one of --session: its monitor has begun before
 
+// Thread of the arrival; they take r->lock themselves.
+int arrival_start(struct receiver *r, struct arrival *a,
+                  struct err *e);                         // its monitor, when there is none yet
+void arrival_stop(struct receiver *r, struct arrival *a); // that was started for nothing
+int arrival_tell(struct receiver *r, struct arrival *a, const int fd[2],
+                 struct err *e);                                      // to receive
+int arrival_watch(struct receiver *r, struct arrival *a);             // to its end: MOVE_*
+void arrival_over(struct receiver *r, struct arrival *a, int status); // says how it ended
+
 int cmd_migrate(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
+int cmd_pull(int argc, char **argv);
 
 #endif

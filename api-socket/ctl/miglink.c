@@ -196,7 +196,8 @@ int link_hear(int fd, struct link_line *l, struct err *e)
             l->channel = i;
     bool end_verb = !strcmp(l->verb, "end");
     if (l->channel < 0 || end_verb != (l->channel == LINK_NONE) ||
-        (!end_verb && strcmp(l->verb, "open") && strcmp(l->verb, "again")))
+        (!end_verb && strcmp(l->verb, "open") && strcmp(l->verb, "again") &&
+         strcmp(l->verb, "pull")))
         return err_set(e, EBADMSG, "no such verb, or no such channel of it");
     if (!end_verb && !link_name_ok(l->name))
         return err_set(e, EBADMSG, "a name has up to 64 letters, digits, - _ and .");

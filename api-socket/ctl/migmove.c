@@ -6,12 +6,6 @@
 
 #define LOOK_MS 20
 
-static void nap(unsigned ms)
-{
-    const struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
-    nanosleep(&t, NULL);
-}
-
 void move_name(const char *sock, char name[MOVE_NAME])
 {
     const char *slash = strrchr(sock, '/'), *base = slash ? slash + 1 : sock;
@@ -112,12 +106,12 @@ static bool recover(struct move *m)
     while (now_ns() < until && !stop_asked(m->signals)) {
         if (reconnect(m) == 0) {
             // A greeting that is not answered ends by itself, after which the state is the same again.
-            for (uint64_t t = now_ns() + 7 * NSEC_PER_SEC; now_ns() < t; nap(2))
+            for (uint64_t t = now_ns() + 7 * NSEC_PER_SEC; now_ns() < t; move_nap(2))
                 if (view_get(m->sock, &m->v, &m->e) || !view_is(&m->v, "paused"))
                     return true;
             err_set(&m->e, ETIMEDOUT, "the target does not answer on the new connections");
         }
-        nap(wait);
+        move_nap(wait);
         wait = MIN(2 * wait, 2000U);
     }
     return false;
@@ -149,7 +143,7 @@ static int watch(struct move *m)
     uint64_t unknown = 0;
     bool asked = false;
 
-    for (;; nap(LOOK_MS)) {
+    for (;; move_nap(LOOK_MS)) {
         struct err e = {0};
         if (view_get(m->sock, &m->v, &e)) {
             m->e = e;
@@ -189,7 +183,7 @@ static int finish(struct move *m)
         return MOVE_OK;
     if (view_put(m->sock, "finalize", "{}", NULL, 0, &m->e) && view_get(m->sock, &v, &e) == 0)
         return between(m, "it has moved, but the source's process could not be ended");
-    for (uint64_t until = now_ns() + 5 * NSEC_PER_SEC; now_ns() < until; nap(2))
+    for (uint64_t until = now_ns() + 5 * NSEC_PER_SEC; now_ns() < until; move_nap(2))
         if (view_get(m->sock, &v, &e))
             return MOVE_OK;
     err_set(&m->e, 0, "it has moved, but the source's process does not end");

@@ -205,3 +205,9 @@ int move_thread(void *(*run)(void *), void *arg, pthread_t *t)
     pthread_attr_destroy(&a);
     return -rc;
 }
+
+void move_nap(unsigned ms)
+{
+    const struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
+    nanosleep(&t, NULL);
+}

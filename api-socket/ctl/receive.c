@@ -21,6 +21,8 @@ static void *hear(void *arg)
 
     free(arg);
     int rc = link_hear(c.fd, &l, &e);
+    if (rc == 0 && !strcmp(l.verb, "pull"))
+        rc = err_set(&e, EPROTO, "here a microVM is waited for: mayflyctl migrate");
     pthread_mutex_lock(&c.r->lock);
     c.r->hearing--;
     pthread_mutex_unlock(&c.r->lock);
@@ -114,10 +116,22 @@ static int serve(struct receiver *r)
     return r->dir ? 0 : status;
 }
 
+bool receiver_lists_ok(const struct receiver *r)
+{
+    const struct opt_list *lists[] = {&r->taps, &r->drives};
+
+    for (size_t k = 0; k < ARRAY_SIZE(lists); k++)
+        for (unsigned i = 0; i < lists[k]->n; i++)
+            if (!strchr(lists[k]->v[i], '=')) {
+                fprintf(stderr, "mayflyctl: --tap IFACE=DEVICE, --drive ID=PATH\n");
+                return false;
+            }
+    return true;
+}
+
 static int check(const struct receiver *r)
 {
     const char *wrong = NULL;
-    const struct opt_list *lists[] = {&r->taps, &r->drives};
 
     if (!r->dir == !r->sock)
         wrong = "--api-sock SOCK, or --dir DIR";
@@ -127,13 +141,9 @@ static int check(const struct receiver *r)
         wrong = "--session: 32 hexadecimal digits, and no --spawn";
     else if (!r->session && !r->arbiter && !r->arbiters && !r->unarbitrated)
         wrong = "an arbiter is wanted, a file on storage that both hosts reach; or --unarbitrated";
-    for (size_t k = 0; k < ARRAY_SIZE(lists); k++)
-        for (unsigned i = 0; i < lists[k]->n; i++)
-            if (!strchr(lists[k]->v[i], '='))
-                wrong = "--tap IFACE=DEVICE, --drive ID=PATH";
     if (wrong)
         fprintf(stderr, "mayflyctl: %s\n", wrong);
-    return wrong ? -1 : 0;
+    return wrong || !receiver_lists_ok(r) ? -1 : 0;
 }
 
 static int run(struct receiver *r, const char *at)

@@ -26,7 +26,8 @@ ROOMS = {
                  "vmm/vcpu/state.h", "vmm/vcpu/cpuid.h", "vmm/dev/dev.h", "virtio/virtio.h",
                  "virtio/ratelimit.h"],
     "api-socket": ["vmm/vm.h", "vmm/config.h", "vmm/log.h", "vmm/version.h", "snapshot/snapshot.h", "snapshot/mig.h"],
-    "api-socket/ctl": ["snapshot/codec.h", "snapshot/memfile.h", "vmm/version.h", "jail/jail.h"],
+    "api-socket/ctl": ["snapshot/codec.h", "snapshot/memfile.h", "snapshot/wset.h", "snapshot/mig_priv.h", "vmm/version.h",
+                       "jail/jail.h"],
 }
 # A plain-data header that config.h (a leaf of vmm/) stands on.
 CONFIG_NEEDS = {"vmm/config.h": ["virtio/ratelimit.h"]}
