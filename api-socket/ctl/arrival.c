@@ -55,26 +55,29 @@ void arrival_stop(struct receiver *r, struct arrival *a)
         unlink(a->sock);
 }
 
-// ID=WHAT; %n in it is the microVM's name.
-static void overrides(FILE *f, const char *list, const char *key, const char *what,
-                      const struct opt_list *l, const char *name)
+// ID=WHAT; %n in it is the microVM's name. before: how many stand in the list already.
+static void overrides(FILE *f, const char *key, const char *what, const struct opt_list *l,
+                      const char *name, unsigned before)
 {
-    if (!l->n)
-        return;
-    fprintf(f, ",\"%s\":[", list);
     for (unsigned i = 0; i < l->n; i++) {
         char id[MOVE_NAME], value[CTL_PATH * 2];
-        const char *eq = strchr(l->v[i], '='), *at = strstr(eq + 1, "%n");
+        const char *eq = strchr(l->v[i], '=');
         snprintf(id, sizeof(id), "%.*s", (int)(eq - l->v[i]), l->v[i]);
-        snprintf(value, sizeof(value), "%.*s%s%s", at ? (int)(at - eq - 1) : CTL_PATH, eq + 1,
-                 at ? name : "", at ? at + 2 : "");
-        fprintf(f, "%s{\"%s\":", i ? "," : "", key);
+        arrival_path(eq + 1, name, value, sizeof(value));
+        fprintf(f, "%s{\"%s\":", before + i ? "," : "", key);
         print_string(f, id);
         fprintf(f, ",\"%s\":", what);
         print_string(f, value);
         fputc('}', f);
     }
-    fputc(']', f);
+}
+
+void arrival_path(const char *text, const char *name, char *out, size_t size)
+{
+    const char *at = strstr(text, "%n");
+
+    snprintf(out, size, "%.*s%s%s", at ? (int)(at - text) : CTL_PATH, text, at ? name : "",
+             at ? at + 2 : "");
 }
 
 int arrival_tell(struct receiver *r, struct arrival *a, const int fd[2], struct err *e)
@@ -96,9 +99,12 @@ int arrival_tell(struct receiver *r, struct arrival *a, const int fd[2], struct 
         fprintf(f, ",\"lease_ms\":%llu", (unsigned long long)r->lease_ms);
     if (r->any_cpu)
         fprintf(f, ",\"any_cpu\":true");
-    overrides(f, "network_overrides", "iface_id", "host_dev_name", &r->taps, a->name);
-    overrides(f, "drive_overrides", "drive_id", "path_on_host", &r->drives, a->name);
-    fputc('}', f);
+    fprintf(f, ",\"network_overrides\":[");
+    overrides(f, "iface_id", "host_dev_name", &r->taps, a->name, 0);
+    fprintf(f, "],\"drive_overrides\":[");
+    overrides(f, "drive_id", "path_on_host", &r->drives, a->name, 0);
+    overrides(f, "drive_id", "cow_path", &r->layers, a->name, r->drives.n);
+    fprintf(f, "]}");
     fclose(f);
     int rc = view_put(a->sock, "receive", body, fds, record < 0 ? 2 : 3, e);
     close_fdp(&record);

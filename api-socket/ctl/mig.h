@@ -141,9 +141,9 @@ struct receiver {
     const struct link_addr
         *from; // where pull came from, and comes back to; NULL: the source does that
     const char *from_text;
-    struct opt_list allow, taps, drives;
-    int listener, signals, wake; // wake: an eventfd, written when one is over
-    pthread_mutex_t lock;        // for what follows, but what an arrival's own thread alone uses
+    struct opt_list allow, taps, drives, layers; // layers: of pull alone
+    int listener, signals, wake;                 // wake: an eventfd, written when one is over
+    pthread_mutex_t lock; // for what follows, but what an arrival's own thread alone uses
     unsigned hearing;
     struct arrival a[ARRIVALS_MAX];
 };
@@ -161,9 +161,10 @@ int arrival_start(struct receiver *r, struct arrival *a,
                   struct err *e);                         // its monitor, when there is none yet
 void arrival_stop(struct receiver *r, struct arrival *a); // that was started for nothing
 int arrival_tell(struct receiver *r, struct arrival *a, const int fd[2],
-                 struct err *e);                                      // to receive
-int arrival_watch(struct receiver *r, struct arrival *a);             // to its end: MOVE_*
-void arrival_over(struct receiver *r, struct arrival *a, int status); // says how it ended
+                 struct err *e);                                               // to receive
+void arrival_path(const char *text, const char *name, char *out, size_t size); // %n is the name
+int arrival_watch(struct receiver *r, struct arrival *a);                      // to its end: MOVE_*
+void arrival_over(struct receiver *r, struct arrival *a, int status);          // says how it ended
 
 int cmd_migrate(int argc, char **argv);
 int cmd_receive(int argc, char **argv);

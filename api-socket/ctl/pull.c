@@ -1,15 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // pull: a microVM of a snapshot that mayflyctl serve has on another host. The far side of a move, but that it connects.
+#include <fcntl.h>
 #include <sys/eventfd.h>
 
 #include "api-socket/ctl/mig.h"
+
+// An empty file is a layer that holds nothing yet.
+static int make_layers(const struct receiver *r, const char *name, struct err *e)
+{
+    for (unsigned i = 0; i < r->layers.n; i++) {
+        char path[2 * CTL_PATH];
+        arrival_path(strchr(r->layers.v[i], '=') + 1, name, path, sizeof(path));
+        _cleanup_(close_fdp) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return err_set(e, errno, "cannot make %.150s: %s", path, strerror(errno));
+    }
+    return 0;
+}
 
 // The monitor stands before the server is asked: nothing of its start is waited for there.
 static int begin(struct receiver *r, struct arrival *a)
 {
     int fd[2] = {-1, -1};
 
-    int rc = arrival_start(r, a, &a->e);
+    int rc = make_layers(r, a->name, &a->e);
+    if (rc == 0)
+        rc = arrival_start(r, a, &a->e);
     if (rc == 0)
         rc = link_open(r->from, "pull", a->session, a->name, 0, fd, &a->e);
     if (rc == 0)
@@ -68,6 +84,8 @@ int cmd_pull(int argc, char **argv)
         {"--name", OPT_STR, &name, "NAME  what the server calls it (from SOCK)"},
         {"--tap", OPT_LIST, &r->taps, "IFACE=DEVICE  another tap than the snapshot's; %n: NAME"},
         {"--drive", OPT_LIST, &r->drives, "ID=PATH  another image than the snapshot's; %n: NAME"},
+        {"--layer", OPT_LIST, &r->layers,
+         "ID=PATH  what it writes to that drive goes there, made if missing; %n: NAME"},
         {"--any-cpu", OPT_FLAG, &r->any_cpu, "take it from another processor model"},
         {"--retry", OPT_NUM, &r->retry_s, "S  how long a broken link is mended (300)"},
         {"--session", OPT_STR, &r->session, "HEX  SOCK has begun: go on with it"},
@@ -83,15 +101,12 @@ int cmd_pull(int argc, char **argv)
     bool session_ok = !r->session || (strlen(r->session) == MOVE_SESSION - 1 && !r->spawn);
     if (n != 1 || help || !r->sock || !session_ok || (name && !link_name_ok(name)))
         opts_help(help ? stdout : stderr, usage, o, ARRAY_SIZE(o)), rc = help ? 0 : 2;
-    else if (!receiver_lists_ok(r))
+    else if (r->from_text = rest[0], r->from = &to, !receiver_lists_ok(r))
         rc = 2;
     else if (link_resolve(rest[0], false, &to, &e))
         rc = ctl_fail(&e);
-    else {
-        r->from = &to;
-        r->from_text = rest[0];
+    else
         rc = run(r, name);
-    }
     free(r);
     return rc;
 }

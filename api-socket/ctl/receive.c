@@ -118,12 +118,13 @@ static int serve(struct receiver *r)
 
 bool receiver_lists_ok(const struct receiver *r)
 {
-    const struct opt_list *lists[] = {&r->taps, &r->drives};
+    const struct opt_list *lists[] = {&r->taps, &r->drives, &r->layers};
 
     for (size_t k = 0; k < ARRAY_SIZE(lists); k++)
         for (unsigned i = 0; i < lists[k]->n; i++)
             if (!strchr(lists[k]->v[i], '=')) {
-                fprintf(stderr, "mayflyctl: --tap IFACE=DEVICE, --drive ID=PATH\n");
+                fprintf(stderr, "mayflyctl: --tap IFACE=DEVICE, --drive ID=PATH%s\n",
+                        r->from ? ", --layer ID=PATH" : "");
                 return false;
             }
     return true;

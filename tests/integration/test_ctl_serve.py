@@ -70,9 +70,9 @@ class ServeCase(GuestCase):
             time.sleep(0.005)
         raise AssertionError(f"{name} does not run")
 
-    def get(self, host, path, **kw):
+    def get(self, host, path, method="GET", **kw):
         kw.setdefault("retry", 30)
-        status, out = self.lan.hosts[host].http("GET", path, **kw)
+        status, out = self.lan.hosts[host].http(method, path, **kw)
         self.assertEqual(status, 200, out)
         return json.loads(out) if out[:1] in b"{[" else out
 
@@ -238,6 +238,49 @@ class Many(ServeCase):
         lines, _ = self.served(s)
         self.assertEqual(sorted(x["name"] for x in lines if x["result"] == "served"),
                          sorted(f"vm{i}" for i in range(self.PULLERS)))
+
+
+class Disks(ServeCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.image = cls.files + "/disk.img"
+        with open(cls.image, "wb") as f:
+            f.write(os.urandom(4 << 20))
+        template(cls.lan.hosts[0], cls.files, cls.MEM, cls.TOUCH, True, drives=[cls.image])
+        cls.there = cls.files + "/there.img"  # as if it had been copied to the other hosts
+        shutil.copy(cls.image, cls.there)
+
+    def test_layers(self):
+        """Two hosts' microVMs over one image, each with a layer of its own; the image stays as it was."""
+        self.serve()
+        with open(self.there, "rb") as f:
+            base = f.read()
+        more = ["--drive", "disk0=" + self.there, "--layer", "disk0=" + self.path("%n.layer")]
+        for i in (0, 1):
+            self.ended(self.pull(i, f"vm{i}", *more))
+        data = [os.urandom(512) for _ in (0, 1)]
+        for i in (0, 1):
+            self.get(i, "/sector/9", method="PUT", body=data[i])
+        for i in (0, 1):
+            self.assertEqual(self.get(i, "/sector/9"), data[i])
+            self.assertEqual(self.get(i, "/sector/10"), base[5120:5632])
+            self.assertGreater(os.path.getsize(self.path(f"vm{i}.layer")), 0)
+        with open(self.there, "rb") as f:
+            self.assertEqual(f.read(), base)
+
+    def test_held_or_missing(self):
+        """An image that another microVM writes to, and one that is not there: refused before anything runs."""
+        s = self.serve()
+        self.ended(self.pull(0, "a", "--drive", "disk0=" + self.there))
+        err = self.ended(self.pull(1, "b", "--drive", "disk0=" + self.there), 1)[1]
+        self.assertIn("in use by another microVM", err)
+        err = self.ended(self.pull(1, "c", "--drive", "disk0=" + self.path("none")), 1)[1]
+        self.assertIn("path_on_host", err)
+        self.ended(self.pull(1, "d", "--drive", "disk0=" + self.there, "--layer", "disk0=/nowhere/x"), 1)
+        self.get(0, "/sector/9")
+        self.assertEqual(len(pids_beneath(self.dir)), 1)
+        self.assertEqual([x["result"] for x in self.served(s)[0]], ["served", "broken", "broken"])
 
 
 def head(kind, length=0, arg=0, arg2=0, seq=1):
