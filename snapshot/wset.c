@@ -66,10 +66,10 @@ int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *
 void wset_forget(struct vm *vm)
 {
     const struct vm_lineage *l = vm_lineage(vm);
-    const size_t size = HEAD + 2 * pages_words(vm_mem(vm)) * sizeof(uint64_t);
+    const size_t size = WSET_HEAD + 2 * pages_words(vm_mem(vm)) * sizeof(uint64_t);
 
     if (l->copied)
-        munmap((void *)((uintptr_t)l->copied - HEAD), size);
+        munmap((void *)((uintptr_t)l->copied - WSET_HEAD), size);
     vm_lineage(vm)->copied = NULL;
 }
 

@@ -9,8 +9,10 @@
 #include "vmm/mem/pages.h"
 #include "vmm/state.h"
 
-struct
-    wset { // the whole file: a head, the bitmap of pages written, the bitmap of pages read; one mapping
+#define WSET_HEAD 48u // bytes in front of the bitmaps
+
+// The whole file in one mapping: a head, the bitmap of pages written, the bitmap of pages read.
+struct wset {
     uint8_t *p;
     size_t words, size;
     uint64_t *w, *r;

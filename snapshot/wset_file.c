@@ -9,7 +9,7 @@
 
 #define MAGIC   "MAYFLYWS"
 #define VERSION 1u
-enum { AT_VERSION = 8, AT_ZERO = 12, AT_ID = 16, AT_SIZE = 32, AT_SUM = 40, HEAD = 48 };
+enum { AT_VERSION = 8, AT_ZERO = 12, AT_ID = 16, AT_SIZE = 32, AT_SUM = 40 };
 
 static void put_head(const struct wset *s, const uint8_t id[SNAP_ID], uint64_t mem_size)
 {
@@ -23,11 +23,11 @@ static void put_head(const struct wset *s, const uint8_t id[SNAP_ID], uint64_t m
 int wset_make(const struct guest_mem *m, const uint8_t id[SNAP_ID], struct wset *s, struct err *e)
 {
     s->words = pages_words(m);
-    s->size = HEAD + 2 * s->words * sizeof(uint64_t);
+    s->size = WSET_HEAD + 2 * s->words * sizeof(uint64_t);
     s->p = mmap(NULL, s->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (s->p == MAP_FAILED)
         return err_set(e, ENOMEM, "no memory for a working set");
-    s->w = (void *)(s->p + HEAD);
+    s->w = (void *)(s->p + WSET_HEAD);
     s->r = s->w + s->words;
     put_head(s, id, m->size);
     return 0;
@@ -46,12 +46,12 @@ void wset_seal(const struct wset *s)
 int wset_read(const struct guest_mem *m, int fd, const uint8_t id[SNAP_ID], struct wset *s,
               struct err *e)
 {
-    uint8_t want[HEAD];
+    uint8_t want[WSET_HEAD];
 
     int rc = wset_make(m, id, s, e);
     if (rc)
         return rc;
-    memcpy(want, s->p, HEAD);
+    memcpy(want, s->p, WSET_HEAD);
     if (pread(fd, s->p, s->size, 0) != (ssize_t)s->size || memcmp(want, s->p, AT_SUM))
         rc = err_set(e, EINVAL, "working_set_path: not a working set of this snapshot");
     else if (le64_get(s->p + AT_SUM) != checksum(s))
