@@ -56,12 +56,12 @@ union tx_copy {
     uint8_t frame[TX_SMALL];
 };
 
-// By the calls that the disk needs anyway; at offset -1 they are write and writev.
-// #syscalls:device pwritev2(0)
+// pwritev2 would do for both, at offset -1: it costs the small frame 0.1 µs more, a tenth of the rate.
+// #syscalls:device write pwritev2(0)
 static ssize_t put_frame(struct net *n, union tx_copy *f, const struct vchain *c)
 {
     if (c->rbytes <= sizeof(*f))
-        return pwritev2(n->s.tap_fd, &(struct iovec){f, c->rbytes}, 1, -1, 0);
+        return write(n->s.tap_fd, f, c->rbytes);
     // The judged header, and behind it the guest's bytes where they lie.
     n->tx_iov[0] = (struct iovec){.iov_base = f, .iov_len = sizeof(f->h)};
     size_t skip = sizeof(f->h);
