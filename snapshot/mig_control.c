@@ -137,7 +137,7 @@ static struct vm_restore_opts options(struct mig_run *r)
     return (struct vm_restore_opts){.advance_clock = true,
                                     .any_cpu = r->rx.over.any_cpu,
                                     .new_identity = r->m.clone,
-                                    .fds = &r->fds};
+                                    .opened = true};
 }
 
 static int reserve(struct mig_run *r, struct err *e)
@@ -151,11 +151,15 @@ static int reserve(struct mig_run *r, struct err *e)
     rc = look_at_disks(r, s, e);
     if (rc == 0)
         rc = vm_restore_shape(r->vm, s, &o, e);
-    vm_saved_free(s);
     if (rc == 0) {
         r->built = true;
-        rc = mem_back_anon(vm_mem(r->vm), false, e);
+        if (!r->m.clone) // nobody lets go of a clone's disks: held by another, they refuse it now
+            vm_disks_unlocked(r->vm);
+        rc = vm_restore_open(r->vm, s, &r->fds, e);
     }
+    vm_saved_free(s);
+    if (rc == 0)
+        rc = mem_back_anon(vm_mem(r->vm), false, e);
     if (rc == 0)
         rc = mig_alloc_bits(r, e);
     if (rc == 0 && r->m.mode != MIG_PRECOPY) {
@@ -179,8 +183,6 @@ static int restore(struct mig_run *r, struct err *e)
         rc = err_set(e, EINVAL, "the state is of another machine than the one that was reserved");
     if (rc == 0) // judged as the first one was: it comes from the same stranger
         rc = vm_saved_check(r->vm, s, &o, e);
-    if (!r->m.clone) // nobody lets go of a clone's disks: held by another, they refuse it now
-        vm_disks_unlocked(r->vm);
     if (rc == 0)
         rc = vm_restore(r->vm, s, &o, e);
     for (unsigned i = 0; rc == 0 && vm_disk_is(r->vm, i, id); i++)

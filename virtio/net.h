@@ -39,6 +39,8 @@ void net_limit(struct net *n, const struct limiter_cfg *rx, const struct limiter
 // Tells the guest to announce itself (VIRTIO_NET_S_ANNOUNCE) and sends a RARP from the tap side
 // with the device's MAC for guests that cannot. Device thread, or VM paused.
 void net_announce(struct net *n);
+// Throws away the frames that wait in the tap. Device thread, device quiesced.
+void net_drop_waiting(struct net *n);
 struct net_metrics *net_metrics(struct net *n);
 struct limiter *net_limiter(struct net *n, bool rx);
 

@@ -140,8 +140,7 @@ int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_r
 
 // ---- restore: build ---------------------------------------------------------------------------------------
 
-static int restore_cfg(struct vm *vm, const struct vm_saved *in, struct passed_fds *fds,
-                       struct err *e)
+int vm_restore_open(struct vm *vm, const struct vm_saved *in, struct passed_fds *fds, struct err *e)
 {
     int rc = 0;
 
@@ -166,6 +165,25 @@ static int restore_cfg(struct vm *vm, const struct vm_saved *in, struct passed_f
     return rc;
 }
 
+// The state comes from the same stranger as the one that disks and taps were opened for.
+static int check_opened(const struct vm *vm, const struct vm_saved *in, struct err *e)
+{
+    const struct vm_config *c = &vm->cfg;
+    bool same = in->ndevs == c->ndrives + c->nnets;
+
+    for (unsigned i = 0; same && i < in->ndevs; i++) {
+        const struct saved_dev *d = &in->dev[i];
+        if (i < c->ndrives)
+            same = d->kind == SAVED_BLK &&
+                   !memcmp(&d->blk.cfg, &c->drives[i], sizeof(d->blk.cfg)) &&
+                   (!d->blk.bytes || d->blk.bytes == vm->disk[i].bytes);
+        else
+            same = d->kind == SAVED_NET &&
+                   !memcmp(&d->net.cfg, &c->nets[i - c->ndrives], sizeof(d->net.cfg));
+    }
+    return same ? 0 : err_set(e, EINVAL, "the state is of other devices than were reserved");
+}
+
 struct load_call {
     struct vm *vm;
     const struct vm_saved *in;
@@ -184,13 +202,16 @@ static void load_blk(struct dev_slot *s, const struct saved_dev *d, uint64_t now
     }
 }
 
-static void load_net(struct dev_slot *s, const struct saved_dev *d, uint64_t now, bool new_identity)
+static void load_net(struct dev_slot *s, const struct saved_dev *d, uint64_t now,
+                     const struct vm_restore_opts *o)
 {
+    if (o->opened) // these came to the guest elsewhere
+        net_drop_waiting(s->net);
     *net_limiter(s->net, true) = d->net.rx;
     *net_limiter(s->net, false) = d->net.tx;
     limiter_rebase(net_limiter(s->net, true), now);
     limiter_rebase(net_limiter(s->net, false), now);
-    if (new_identity)
+    if (o->new_identity)
         net_announce(s->net);
 }
 
@@ -210,7 +231,7 @@ static int load_devs(void *arg)
         if (d->kind == SAVED_BLK)
             load_blk(s, d, now);
         else
-            load_net(s, d, now, c->o->new_identity);
+            load_net(s, d, now, c->o);
     }
     for (unsigned i = 0; i < c->in->ndevs && rc == 0 && c->o->resume; i++)
         vio_quiesce(c->vm->slot[i].d, false);
@@ -257,7 +278,7 @@ int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore
     struct load_call c = {.vm = vm, .in = in, .o = o, .e = e};
 
     vm->t_start = now_ns();
-    int rc = restore_cfg(vm, in, o->fds, e);
+    int rc = o->opened ? check_opened(vm, in, e) : vm_restore_open(vm, in, o->fds, e);
     if (rc == 0)
         rc = restore_cpus(vm, in, o, e);
     if (rc == 0)

@@ -69,6 +69,7 @@ struct vm_restore_opts {
     bool any_cpu;       // go on though the recorded CPU has what this host lacks
     bool resume;        // it runs when this returns, else it is paused
     bool new_identity;  // a clone: VMGenID and VMClock change, interfaces announce themselves
+    bool opened; // disks and taps are those of vm_restore_open; what waits in the taps is dropped
     struct passed_fds *fds; // for fd:N in paths of *in; NULL: refused
 };
 
@@ -79,6 +80,10 @@ int vm_saved_check(struct vm *vm, const struct vm_saved *in, const struct vm_res
                    struct err *e); // what vm_restore_shape judges, alone
 int vm_restore_shape(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
                      struct err *e);
+// Opens disks and taps ahead of vm_restore, after vm_restore_shape: what can be refused is refused early, and a tap
+// takes part in its bridge long before it is needed.
+int vm_restore_open(struct vm *vm, const struct vm_saved *in, struct passed_fds *fds,
+                    struct err *e);
 // Opens disks and taps, makes the devices, loads all state. Memory is backed.
 int vm_restore(struct vm *vm, const struct vm_saved *in, const struct vm_restore_opts *o,
                struct err *e);

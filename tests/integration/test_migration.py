@@ -432,7 +432,7 @@ class Refused(MigrationCase):
         begin(src, dst, arbiter=self.arbiter, mode="postcopy",
               receive={"network_overrides": [{"iface_id": "eth0", "host_dev_name": "nosuch"}]})
         self.assertIn("nosuch", wait(dst, ("failed",))["error"])
-        wait(src, ("failed",))
+        self.assertEqual(wait(src, ("failed",))["stage"], "reservation")  # refused before anything moved
         self.assertEqual((src.state(), dst.state()), ("Running", "Not started"))
         with self.assertRaisesRegex(ApiError, "in use"):
             dst.put("/drives/disk0", drive_id="disk0", path_on_host=disk, is_root_device=False)
