@@ -4,6 +4,7 @@ do not notice; what fails leaves the guest where it was, or says loudly where it
 import http.client
 import json
 import os
+import socket
 import struct
 import tempfile
 import threading
@@ -12,8 +13,11 @@ import unittest
 
 import lib
 import test_api
-from lib import ApiError, GuestCase
+from lib import ApiError, GuestCase, run
 from miglib import CH, Lan, Wire, api_fds, begin, channels, request, wait
+
+
+RARP = socket.htons(0x8035)
 
 
 class MigrationCase(GuestCase):
@@ -242,6 +246,48 @@ class Traffic(MigrationCase):
             image = f.read(1000 * 512)
         for i, data in enumerate(wrote[-1000:], max(0, len(wrote) - 1000)):
             self.assertEqual(image[i % 1000 * 512:][:512], data, i)
+
+
+    def test_announced_once_it_runs(self):
+        """Switches hear of the move from the target, not before it owns the guest, and again: they may have missed it."""
+        src = self.boot()
+        heard = self.lan.socket(socket.AF_PACKET, socket.SOCK_RAW, RARP)
+        self.addCleanup(heard.close)
+        heard.bind(("lan", 0))
+        heard.settimeout(0.001)
+        frames = []
+
+        def listen(until):
+            while not until():
+                try:
+                    frames.append((time.monotonic(), heard.recv(100)))
+                except TimeoutError:
+                    pass
+        self.touch(32)
+        self.get("/dirty?mib=32&rate=0")  # pre-copy lasts until the guest is told to be still
+        dst = self.target()
+        begin(src, dst, arbiter=self.arbiter, mode="precopy", bandwidth_mib_s=256)
+        wait(src, ("active",), stage="pre-copy")
+        self.forwards()
+        self.get("/dirty?off")
+        listen(lambda: dst.get("/migration")["stage"] in ("stop-and-copy", "commitment", "activation"))
+        before = len(frames)
+        wait(src), wait(dst)
+        end = time.monotonic() + 1.5
+        listen(lambda: time.monotonic() > end)
+        self.assertEqual(before, 0)
+        mac = bytes.fromhex(self.lan.hosts[0].mac.replace(":", ""))
+        self.assertEqual({(f[:6], f[6:12]) for _, f in frames}, {(b"\xff" * 6, mac)})
+        self.assertEqual(len(frames), 11)
+        self.assertGreater(frames[-1][0] - frames[0][0], 0.4)
+
+    def forwards(self):
+        """The tap was opened at the reservation: the bridge sees its link before the guest is there."""
+        end = time.monotonic() + 20
+        for where, port in ((self.lan, "h1"), (self.lan.hosts[1], "up0"), (self.lan.hosts[1], "tap0")):
+            while "state forwarding" not in run("ip", "-n", where.name, "-d", "link", "show", port):
+                self.assertLess(time.monotonic(), end, port)
+                time.sleep(0.01)
 
 
 class Failures(MigrationCase):
