@@ -119,7 +119,7 @@ struct loading {
     struct vm_saved *s;
     struct vm_restore_opts o;
     int mem_fd, wset_fd;
-    bool paged;
+    bool paged, pool; // from a page server; into huge pages of the host's pool
 };
 
 static int open_all(struct loading *x, struct err *e)
@@ -142,9 +142,31 @@ static int open_all(struct loading *x, struct err *e)
              path_open(x->vm, l->working_set_path, "working_set_path", O_RDONLY, x->fds, e)) < 0)
         return x->wset_fd;
     int rc = read_state(fd, &x->blob, &x->s, e);
+    x->pool = rc == 0 && x->s->machine.huge_pages == HUGE_2M;
+    if (x->pool && (x->paged || l->working_set_path[0]))
+        rc = err_set(e, ENOTSUP,
+                     "%s: not for a microVM with huge_pages 2M, whose memory is read whole",
+                     x->paged ? "mem_backend" : "working_set_path");
+    x->o.track_dirty_pages = (x->paged || x->pool) && l->track_dirty_pages;
     if (rc == 0 && !x->paged)
         rc = check_memory(x->mem_fd, &x->blob, x->s, e);
     return rc ? rc : snap_override(l, x->s, e);
+}
+
+// A file cannot be mapped in pages of 2 MiB, so what it holds is copied into them.
+static int back(struct loading *x, struct err *e)
+{
+    struct guest_mem *m = vm_mem(x->vm);
+
+    if (x->paged)
+        return pager_back(x->vm, x->l->mem_backend.path, x->fds, e);
+    if (!x->pool)
+        return mem_back_file(m, x->mem_fd,
+                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
+                                                                          : MEM_PAGES_SMALL,
+                             e);
+    int rc = mem_back_anon(m, MEM_PAGES_2M, e);
+    return rc ? rc : memfile_read(x->mem_fd, m, e);
 }
 
 static int build(struct loading *x, struct err *e)
@@ -154,12 +176,7 @@ static int build(struct loading *x, struct err *e)
     int rc = vm_restore_shape(x->vm, x->s, &x->o, e);
     if (rc)
         return rc;
-    rc = x->paged
-             ? pager_back(x->vm, x->l->mem_backend.path, x->fds, e)
-             : mem_back_file(vm_mem(x->vm), x->mem_fd,
-                             x->s->machine.huge_pages == HUGE_TRANSPARENT ? MEM_PAGES_TRANSPARENT
-                                                                          : MEM_PAGES_SMALL,
-                             e);
+    rc = back(x, e);
     if (rc == 0 && x->wset_fd >= 0)
         rc = wset_prefetch(x->vm, x->wset_fd, x->blob.id, e);
     if (rc == 0)
@@ -170,9 +187,9 @@ static int build(struct loading *x, struct err *e)
         vm_restore_undo(x->vm);
         return rc;
     }
-    line->origin = x->paged ? MEM_PAGED : MEM_FILE;
+    line->origin = x->paged ? MEM_PAGED : x->pool ? MEM_FRESH : MEM_FILE;
     memcpy(line->base, x->blob.id, SNAP_ID);
-    line->mem_fd = steal_fd(&x->mem_fd);
+    line->mem_fd = x->pool ? -1 : steal_fd(&x->mem_fd);
     return 0;
 }
 
@@ -186,8 +203,7 @@ int snapshot_load(struct vm *vm, const struct snapshot_load *l, struct passed_fd
                         .mem_fd = -1,
                         .wset_fd = -1,
                         .paged = paged,
-                        .o = {.track_dirty_pages = paged && l->track_dirty_pages,
-                              .resume = l->resume_vm,
+                        .o = {.resume = l->resume_vm,
                               .advance_clock = l->clock_realtime,
                               .any_cpu = l->any_cpu,
                               .new_identity = true,

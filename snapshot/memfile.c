@@ -187,6 +187,24 @@ int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e)
     return 0;
 }
 
+int memfile_read(int fd, const struct guest_mem *m, struct err *e)
+{
+    uint64_t *bits = map_bits(m->size);
+    int rc =
+        bits ? memfile_data(fd, m->size, bits, e) : err_set(e, ENOMEM, "no memory for a bitmap");
+
+    for (uint64_t i = 0, n, len; rc == 0 && (n = pages_run(bits, m->size / PAGE_SIZE, &i));
+         i += n) {
+        uint8_t *p = pages_at(m, i * PAGE_SIZE, &len);
+        n = MIN(n, len / PAGE_SIZE);
+        if ((rc = get(fd, p, n * PAGE_SIZE, i * PAGE_SIZE)))
+            err_set(e, -rc, "cannot read the memory file: %s", strerror(-rc));
+    }
+    if (bits)
+        munmap(bits, m->size / 32768 + 8);
+    return rc;
+}
+
 // ---- merge
 
 static int copy_pages(int from, int to, const uint64_t *bits, uint64_t npages, struct err *e)

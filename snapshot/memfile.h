@@ -30,6 +30,9 @@ int memfile_head(int fd, struct memfile_head *h, struct err *e);
 // Sets the bits of pages for which the file has data; the rest are holes, zeros.
 int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e);
 
+// Copies what the file holds over memory that is zero.
+int memfile_read(int fd, const struct guest_mem *m, struct err *e);
+
 // Writes into the empty file `out` the Full memory file that `diff` makes of the Full `base`. Reads
 // diff's bitmap; touches neither input.
 int memfile_merge(int base, int diff, int out, struct err *e);

@@ -380,6 +380,74 @@ class Live(SnapshotCase):
         self.one_moment("a")
 
 
+class HugePages(SnapshotCase):
+    """A microVM on the host's pool of 2 MiB pages is restored onto that pool, or refused: never onto small pages."""
+    POOL = "/proc/sys/vm/nr_hugepages"
+
+    def pool(self, pages):
+        with open(self.POOL, "w") as f:
+            f.write(str(pages))
+        with open(self.POOL) as f:
+            return int(f.read())
+
+    def setUp(self):
+        super().setUp()
+        with open(self.POOL) as f:
+            self.addCleanup(self.pool, int(f.read()))
+        if self.pool(80) < 80:
+            self.skipTest("the host has no 80 huge pages of 2 MiB to give")
+
+    def huge_kib(self, m):
+        with open(f"/proc/{m.p.pid}/status") as f:
+            return int(re.search(r"^HugetlbPages:\s+(\d+)", f.read(), re.M)[1])
+
+    def test_restored_on_the_pool(self):
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.put("/machine-config", vcpu_count=1, mem_size_mib=128, huge_pages="2M", track_dirty_pages=True)
+        m.boot(netns=ns)
+        ns.http("GET", "/touch?mib=4&seed=3")
+        want = self.get(ns, "/sum?mib=4")["sum"]
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        self.load(m, track_dirty_pages=True)
+        self.assertEqual(self.get(ns, "/sum?mib=4")["sum"], want)
+        self.assertGreater(self.huge_kib(m), 4 << 10)
+        ns.http("GET", "/touch?mib=1&seed=9")
+        want = self.get(ns, "/sum?mib=4")["sum"]
+        m.patch("/vm", state="Paused")
+        self.create(m, "d", snapshot_type="Diff")
+        m.kill(signal.SIGTERM)
+        self.assertLess(merge(self.path("a.mem"), self.path("d.mem"), self.path("x")), 2000)
+        run(os.path.join(BUILD, "mayflyctl"), "snapshot", "merge", *map(self.path, ("a.mem", "d.mem", "m.mem")))
+        m = self.monitor(netns=ns)
+        self.load(m, snapshot_path=self.path("d.state"), mem_backend=None, mem_file_path=self.path("m.mem"))
+        self.assertEqual(self.get(ns, "/sum?mib=4")["sum"], want)
+
+    def test_refused(self):
+        ns = self.netns()
+        m = self.monitor(netns=ns)
+        m.put("/machine-config", vcpu_count=1, mem_size_mib=128, huge_pages="2M")
+        m.boot(netns=ns)
+        self.get(ns, "/counter")
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        with self.assertRaisesRegex(ApiError, "mem_backend: not for .* huge_pages 2M"):
+            self.load(m, mem_backend={"backend_type": "Uffd", "backend_path": self.path("none")})
+        with self.assertRaisesRegex(ApiError, "working_set_path: not for .* huge_pages 2M"):
+            self.load(m, working_set_path=self.path("a.state"))
+        self.pool(0)
+        with self.assertRaisesRegex(ApiError, "not so many free huge pages"):
+            self.load(m)
+        self.pool(80)
+        self.load(m)
+        self.get(ns, "/counter")
+
+
 class WorkingSet(SnapshotCase):
     def record(self, ns, work, name="ws", **kw):
         m = self.monitor(netns=ns)
