@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "snapshot/mig_os.h"
+#include "snapshot/wset.h"
 #include "vmm/log.h"
 
 static struct mig_run *get(struct vm *vm)
@@ -143,6 +144,7 @@ static int start(struct mig_run *r, struct err *e)
 
     atomic_store(&r->m.st.state, MIG_ACTIVE);
     *vm_migration(r->vm) = r;
+    wset_stop(r->vm);
     if (vm_job(r->vm, job, r)) {
         *vm_migration(r->vm) = old;
         return err_set(e, EBUSY, "the helper thread is busy");

@@ -37,7 +37,7 @@ struct snapshot_load { // paths may be fd:N
     char mem_file_path[CFG_PATH_MAX]; // deprecated spelling of a File backend; or the next two
     struct mem_backend_cfg mem_backend;
     bool has_mem_backend;
-    char working_set_path[CFG_PATH_MAX]; // pages to bring in before the guest runs
+    char working_set_path[CFG_PATH_MAX]; // pages to bring in, beside the load and the guest
     bool track_dirty_pages, resume_vm, clock_realtime;
     bool any_cpu; // load although this host's CPU lacks what the recording one had
     unsigned nnets, ndrives;

@@ -5,6 +5,8 @@
 #include "snapshot/memfile.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/wset.h"
+#include "vmm/handover.h"
+#include "vmm/log.h"
 
 // Kernel ABI (Linux 5.14) that musl lacks.
 #ifndef MADV_POPULATE_READ
@@ -38,14 +40,34 @@ int snapshot_working_set(struct vm *vm, const struct snapshot_working_set *c,
     return rc ? rc : path_commit((struct new_file *const[]){&f}, 1, e);
 }
 
-// #syscalls:config madvise(MADV_POPULATE_READ, MADV_POPULATE_WRITE)
-static void populate(const struct guest_mem *m, const uint64_t *bits, int advice)
+#define AT_ONCE 32 // pages, a few microseconds: whoever maps memory meanwhile waits for them
+
+// #syscalls:helper madvise(MADV_POPULATE_READ, MADV_POPULATE_WRITE)
+static uint64_t populate(struct vm *vm, const uint64_t *bits, int advice)
 {
-    for (uint64_t i = 0, n, len; (n = pages_run(bits, m->size / PAGE_SIZE, &i)); i += n) {
+    const struct guest_mem *m = vm_mem(vm);
+    uint64_t sum = 0;
+
+    for (uint64_t i = 0, n, len; (n = pages_run(bits, m->size / PAGE_SIZE, &i)); i += n, sum += n) {
         uint8_t *p = pages_at(m, i * PAGE_SIZE, &len);
-        n = MIN(n, len / PAGE_SIZE);
+        n = MIN(MIN(n, len / PAGE_SIZE), AT_ONCE);
+        if (atomic_load(&vm_lineage(vm)->ending))
+            break;
         madvise(p, n * PAGE_SIZE, advice);
     }
+    return sum;
+}
+
+static void bring_in(void *arg)
+{
+    struct vm *vm = arg;
+    struct vm_lineage *l = vm_lineage(vm);
+    uint64_t from = now_ns();
+
+    uint64_t n = populate(vm, l->copied, MADV_POPULATE_WRITE);
+    n += populate(vm, l->copied + pages_words(vm_mem(vm)), MADV_POPULATE_READ);
+    LOG_I(vm_log(vm), "working set: %llu pages are here after %llu us", (unsigned long long)n,
+          (unsigned long long)(now_ns() - from) / 1000);
 }
 
 int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *e)
@@ -56,16 +78,29 @@ int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *
     int rc = wset_read(m, fd, id, &s, e);
     if (rc)
         return rc;
-    populate(m, s.w, MADV_POPULATE_WRITE);
-    populate(m, s.r, MADV_POPULATE_READ);
-    vm_lineage(vm)->copied = s.w; // kept for the microVM's life
+    struct vm_lineage *l = vm_lineage(vm);
+    l->copied = s.w; // kept for the microVM's life
+    atomic_store(&l->ending, false);
+    l->prefetching = vm_job(vm, bring_in, vm) == 0; // nothing else may be under way before a load
     return 0;
+}
+
+void wset_stop(struct vm *vm)
+{
+    struct vm_lineage *l = vm_lineage(vm);
+
+    if (!l->prefetching)
+        return;
+    atomic_store(&l->ending, true);
+    vm_job_wait(vm);
+    l->prefetching = false;
 }
 
 // The bitmap is as long as this load's memory: the next one's may be larger.
 void wset_forget(struct vm *vm)
 {
     const struct vm_lineage *l = vm_lineage(vm);
+    wset_stop(vm);
     const size_t size = WSET_HEAD + 2 * pages_words(vm_mem(vm)) * sizeof(uint64_t);
 
     if (l->copied)

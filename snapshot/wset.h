@@ -25,10 +25,13 @@ void wset_seal(const struct wset *s); // once its bitmaps are whole
 int wset_read(const struct guest_mem *m, int fd, const uint8_t id[SNAP_ID], struct wset *s,
               struct err *e);
 
-// After mem_back_file. Brings the pages in; what cannot be had now comes when it is touched. Refused: a file that is
-// none, is damaged, or is of another snapshot than `id`.
+// After mem_back_file. The helper thread begins to bring the pages in, beside what is left of the load, and goes on
+// while the guest runs; what cannot be had comes when it is touched. Refused: a file that is none, is damaged, or is of
+// another snapshot than `id`.
 int wset_prefetch(struct vm *vm, int fd, const uint8_t id[SNAP_ID], struct err *e);
 
+// The helper is free; what is not here by now comes when it is touched.
+void wset_stop(struct vm *vm);
 void wset_forget(struct vm *vm); // after a failed load, while memory is as it was for it
 
 // Clears the bits of pages that were copied ahead of time and never written.

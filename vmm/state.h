@@ -119,6 +119,7 @@ struct vm_lineage {
     int server;             // MEM_PAGED: connection to the page server; else -1
     uint64_t *seen;         // MEM_PAGED: the watch's bitmap
     _Atomic bool ending;    // the helper must come back from where it is
+    bool prefetching;       // it was given a working set to bring in
 };
 struct vm_lineage *vm_lineage(struct vm *vm);
 int vm_pagemap_fd(const struct vm *vm); // /proc/self/pagemap, or -1

@@ -480,6 +480,7 @@ class WorkingSet(SnapshotCase):
         self.assertGreaterEqual(read, 700)
         m = self.monitor(netns=ns)
         self.load(m, working_set_path=self.path("ws"))
+        m.wait_out(f"working set: {written + read} pages are here")
         m.put("/snapshot/working-set", working_set_path=self.path("again"))
         self.assertGreaterEqual(self.count("again")[0], written - 16, "the written set is there before it is written")
         # What was copied ahead of time but not written is in no Diff.
@@ -492,6 +493,36 @@ class WorkingSet(SnapshotCase):
         m.patch("/vm", state="Resumed")
         ns.http("GET", "/touch?mib=1&seed=2")
         self.assertEqual(self.get(ns, "/sum?mib=4")["sum"], want["sum"])
+
+    def test_goes_on_while_the_guest_runs(self):
+        """The load does not wait for a large working set; meanwhile the guest serves, and a Diff and
+        an orderly end find nothing amiss."""
+        ns = self.netns()
+        m = self.saved(ns, keep=True, boot={"mem": 512})
+        m.patch("/vm", state="Resumed")
+        ns.http("GET", "/touch?mib=300&seed=1")
+        m.patch("/vm", state="Paused")
+        self.create(m)
+        m.kill(signal.SIGTERM)
+        m = self.record(ns, ["/touch?mib=300&seed=2"])
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        self.load(m, working_set_path=self.path("ws"))
+        self.assertNotIn("working set:", m.log(), "the load waited for all of it")
+        ns.http("GET", "/touch?mib=2&seed=3")
+        m.patch("/vm", state="Paused")
+        self.create(m, "d", snapshot_type="Diff")
+        self.create(m, "d-full")
+        run(os.path.join(BUILD, "mayflyctl"), "snapshot", "merge", *map(self.path, ("a.mem", "d.mem", "merged")))
+        run("cmp", "-n", str(512 << 20), self.path("merged"), self.path("d-full.mem"))
+        m.patch("/vm", state="Resumed")
+        m.wait_out("pages are here", 30)
+        m.kill(signal.SIGTERM)
+        for sig, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
+            m = self.monitor(netns=ns)
+            self.load(m, working_set_path=self.path("ws"))
+            m.p.send_signal(sig)
+            self.assertEqual(m.wait_exit(5), status)
 
     def test_of_a_load_that_failed(self):
         """A load that brought a small working set in and then failed leaves nothing of it to a later, larger one."""
