@@ -30,7 +30,8 @@ static int get_info(struct api_call *c, union wire *w, struct err *e)
     json_str(c->out, "state", states[vm_state(c->vm)]);
     json_str(c->out, "vmm_version", c->version);
     json_str(c->out, "app_name", "Mayfly");
-    json_bool(c->out, "guest_ready", vm_guest_ready(c->vm));
+    json_bool(c->out, "guest_ready", vm_guest_ready(c->vm, false));
+    json_bool(c->out, "guest_ready_here", vm_guest_ready(c->vm, true));
     json_close(c->out, '}');
     return 0;
 }
@@ -157,11 +158,7 @@ PLAIN(put_load, load, snapshot_load)
 PLAIN(put_working_set, working_set, snapshot_working_set)
 PLAIN(put_send, send, migration_send)
 PLAIN(put_receive, receive, migration_receive)
-
-static int put_recover(struct api_call *c, union wire *w, struct err *e)
-{
-    return migration_recover(c->vm, &w->recover.channels, c->fds, e);
-}
+PLAIN(put_recover, recover.channels, migration_recover)
 
 #define BARE(name, function)                                          \
     static int name(struct api_call *c, union wire *w, struct err *e) \

@@ -44,7 +44,7 @@ struct vm_metrics {
     _Atomic uint64_t latency_us[LAT_COUNT];
     _Atomic uint64_t startup_us, startup_cpu_us; // process start to API socket, wall and CPU
     _Atomic uint64_t irqs, msi_failed;           // virtio interrupts; MSIs that KVM refused
-    _Atomic uint64_t guest_ready_us;             // start to the ready port; 0: not yet
+    _Atomic uint64_t guest_ready_us;             // start or load to the ready port; 0: not yet
     _Atomic uint64_t unmapped_mmio, stalled_vcpus, kvmclock_ctrl_fails;
     _Atomic uint64_t snapshots, restores, migrations;
     _Atomic uint64_t dropped, failed; // lines a full FIFO did not take; other failures to write

@@ -22,8 +22,10 @@ static void boot_timer(struct vm *vm)
 
 static void guest_ready(struct vm *vm)
 {
-    if (!atomic_exchange(&vm->ready, true))
-        atomic_store(&vm->metrics.guest_ready_us, (now_ns() - vm->t_start) / 1000);
+    uint64_t none = 0, us = MAX((now_ns() - vm->t_start) / 1000, 1UL);
+
+    atomic_store(&vm->ready, true);
+    atomic_compare_exchange_strong(&vm->metrics.guest_ready_us, &none, us); // the first counts
 }
 
 static void pio_write(struct vm *vm, uint16_t port, uint8_t v)

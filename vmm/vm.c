@@ -208,9 +208,9 @@ const struct vm_config *vm_config(const struct vm *vm)
     return &vm->cfg;
 }
 
-bool vm_guest_ready(const struct vm *vm)
+bool vm_guest_ready(const struct vm *vm, bool here)
 {
-    return atomic_load(&vm->ready);
+    return here ? atomic_load(&vm->metrics.guest_ready_us) : atomic_load(&vm->ready);
 }
 
 int vm_exit_fd(const struct vm *vm)

@@ -80,7 +80,8 @@ void vm_free(struct vm *vm);
 const char *vm_id(const struct vm *vm);
 enum vm_state vm_state(const struct vm *vm);
 const struct vm_config *vm_config(const struct vm *vm);
-bool vm_guest_ready(const struct vm *vm); // the guest wrote the ready port
+// The guest wrote the ready port; here: since this process started or loaded it, so that a clone tells its own.
+bool vm_guest_ready(const struct vm *vm, bool here);
 
 // Readable when the microVM has ended (any thread may have ended it); then vm_exit_status tells
 // how. Also when the helper asks for something: then vm_ended is false, and vm_answer's turn is come.

@@ -122,6 +122,7 @@ bool msr_write(uint32_t msr, uint64_t v);
 _Noreturn void power_off(void);
 _Noreturn void reboot(void);
 _Noreturn void triple_fault(void);
+void announce_again(void); // by a clone that knows who it is
 void announce_ready(void); // the clocks of monitors: see README.md
 
 // TSC arithmetic

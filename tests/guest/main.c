@@ -76,6 +76,7 @@ static uint64_t earliest(uint64_t a, uint64_t b)
 // Everything that may be due is asked; only when nobody has anything does the CPU sleep.
 static void serve(void)
 {
+    bool another = false; // than before: a clone that is not ready yet
     uint64_t poll = us_tsc(arg_u64("poll", 0)), busy_until = 0, last = rdtsc(), wakeups = 0;
     for (;;) {
         wake = 0;
@@ -87,10 +88,15 @@ static void serve(void)
         if (generation_changed()) {
             ip_announce();
             disk_who_again();
+            another = true;
         }
         // A clone learns who it is before it answers anyone.
         bool any = !disk_who_pending() && net_poll();
         any |= blk_poll();
+        if (another && !disk_who_pending()) {
+            another = false;
+            announce_again();
+        }
         tcp_timers(now);
         look_at_configs(now, any, &due);
         bool stay = api_tick(now);

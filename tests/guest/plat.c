@@ -283,6 +283,11 @@ void announce_ready(void)
     outb(0x0dca, 1);
 }
 
+void announce_again(void)
+{
+    outb(0x0dca, 1);
+}
+
 void plat_init(void)
 {
     read_boot_info();

@@ -111,6 +111,24 @@ class Full(SnapshotCase):
                 said.add(self.get(ns, "/rand"))
         self.assertEqual(len(said), 2)
 
+    def test_clone_tells_that_it_is_ready(self):
+        """The recorded guest was ready, but the clone is when it says so itself: after it learned who it is."""
+        ns, disk, config = self.netns(), self.disk(), self.disk(fill=b"id=template")
+        m = self.saved(ns, keep=True, boot={"args": "mayfly.vmgenid=0xd0000", "drives": [disk, config]})
+        self.assertTrue(m.get("/")["guest_ready_here"])
+        m.kill(signal.SIGTERM)
+        m = self.monitor(netns=ns)
+        m.put("/metrics", metrics_path=self.path("metrics"))
+        self.load(m, resume_vm=None)
+        info = m.get("/")
+        self.assertEqual((info["guest_ready"], info["guest_ready_here"]), (True, False))
+        m.patch("/vm", state="Resumed")
+        m.wait_for(lambda: m.get("/")["guest_ready_here"], 5, "ready clone")
+        m.put("/actions", action_type="FlushMetrics")
+        with open(self.path("metrics")) as f:
+            self.assertGreater(json.loads(f.read().splitlines()[-1])["mayfly"]["guest_ready_us"], 0)
+        self.get(ns, "/counter")
+
     def test_connection_survives(self):
         """A TCP connection lives through the pause in which a snapshot is made."""
         ns = self.netns()

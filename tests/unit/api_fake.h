@@ -132,9 +132,9 @@ int vm_put_serial(struct vm *vm, const struct serial_cfg *c, struct passed_fds *
     vm->cfg.has_serial = true;
     return did(vm, "serial", e);
 }
-bool vm_guest_ready(const struct vm *vm)
+bool vm_guest_ready(const struct vm *vm, bool here)
 {
-    (void)vm;
+    (void)vm, (void)here;
     return false;
 }
 void vm_hold(struct vm *vm)

@@ -43,7 +43,7 @@ static const struct {
 } cases[] = {
     {VM_NOT_STARTED, "GET", "/", "", 200,
      "{\"id\":\"fake-1\",\"state\":\"Not started\",\"vmm_version\":\"9.8.7\","
-     "\"app_name\":\"Mayfly\",\"guest_ready\":false}"},
+     "\"app_name\":\"Mayfly\",\"guest_ready\":false,\"guest_ready_here\":false}"},
     {VM_RUNNING, "GET", "/", "", 200, "\"Running\""},
     {VM_PAUSED, "GET", "/", "", 200, "\"Paused\""},
     {VM_PAUSED, "GET", "/version", "", 200, "{\"firecracker_version\":\"9.8.7\"}"},
