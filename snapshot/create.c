@@ -7,6 +7,7 @@
 #include "snapshot/snapshot.h"
 #include "snapshot/wset.h"
 #include "vmm/handover.h"
+#include "vmm/log.h"
 #include "vmm/version.h"
 
 #define LIVE_ROUNDS 8
@@ -111,6 +112,8 @@ struct creating {
     struct new_file state, mem;
     uint64_t *bits, *round; // pages of the file; pages of the round under way
     bool logged, tracking;  // the log was on before; it is on for this snapshot alone
+    uint64_t since, still[2],
+        pages; // live: the guest stands still; did so, ns; pages of the last round
 };
 
 static int first_round(struct creating *x, struct err *e)
@@ -146,34 +149,48 @@ static int track(struct creating *x, bool on, struct err *e)
     return rc;
 }
 
+static int stand_still(struct creating *x, struct err *e)
+{
+    x->since = now_ns();
+    return vm_pause(x->vm, e);
+}
+
 // The guest stands still twice: while its writes begin to be logged, and for the last of them and the state. It
 // runs on whatever becomes of the snapshot.
 static int write_live(struct creating *x, struct err *e)
 {
     uint64_t n, had = UINT64_MAX;
 
-    int rc = vm_pause(x->vm, e);
+    int rc = stand_still(x, e);
     if (rc == 0)
         rc = track(x, true, e);
     if (rc || (rc = vm_resume(x->vm, e)))
         return rc;
+    x->still[0] = now_ns() - x->since;
     rc = first_round(x, e);
     for (unsigned i = 0; i < LIVE_ROUNDS && rc == 0; i++, had = n) {
         rc = next_round(x, &n, e);
         if (n <= LIVE_LAST || n > had - had / 4) // or it writes as fast as we do
             break;
     }
-    if (rc == 0 && (rc = vm_pause(x->vm, e)) == 0)
-        rc = next_round(x, &n, e);
+    if (rc == 0 && (rc = stand_still(x, e)) == 0)
+        rc = next_round(x, &x->pages, e);
     return rc ? rc : write_state(x->vm, &x->h, x->state.fd, e);
 }
 
-static void go_on(struct creating *x)
+static void go_on(struct creating *x, bool done)
 {
     vm_pause(x->vm, NULL);
     if (x->tracking)
         track(x, false, NULL);
     vm_resume(x->vm, NULL);
+    x->still[1] = now_ns() - x->since;
+    if (done)
+        LOG_I(vm_log(x->vm),
+              "live snapshot: the guest stood still for %llu us and for %llu us, in which %llu "
+              "pages were written",
+              (unsigned long long)x->still[0] / 1000, (unsigned long long)x->still[1] / 1000,
+              (unsigned long long)x->pages);
 }
 
 static int write_both(struct creating *x, bool live, struct err *e)
@@ -182,7 +199,7 @@ static int write_both(struct creating *x, bool live, struct err *e)
 
     if (live) {
         rc = write_live(x, e);
-        go_on(x);
+        go_on(x, rc == 0);
     } else {
         rc = first_round(x, e);
         if (rc == 0)

@@ -330,7 +330,12 @@ class Live(SnapshotCase):
         self.get(ns, "/tsc?reset")
         self.create(m, name, live=True, **kw)
         self.assertEqual(m.state(), "Running")
-        return self.get(ns, "/tsc")["gap_ns"] / 1e6
+        gap = self.get(ns, "/tsc")["gap_ns"] / 1e6
+        first, last, pages = map(int, re.findall(
+            r"live snapshot: the guest stood still for (\d+) us and for (\d+) us, in which (\d+) pages", m.log())[-1])
+        self.assertGreater(min(first, last), 0)
+        self.assertLess(pages, self.PAGES * 2)
+        return gap
 
     def test_booted_then_clone(self):
         """Of a fresh boot and of a clone, while each writes memory; both snapshots are of one moment and load."""
@@ -392,6 +397,7 @@ class Live(SnapshotCase):
         ns.http("GET", "/touch?mib=1")
         status, body = self.create(m, check=False, live=True, mem_file_path=os.path.join(small, "m"))
         self.assertEqual((status, os.listdir(small)), (400, []), body)
+        self.assertNotIn("live snapshot:", m.log())
         self.assertEqual(m.state(), "Running")
         self.get(ns, "/counter")
         self.live(ns, m, "a", 50)
