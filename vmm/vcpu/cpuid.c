@@ -121,8 +121,12 @@ void cpuid_hide(struct cpuid_table *t)
         if (x)
             *reg_of(x, hidden[i].reg) &= ~hidden[i].bits;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(hidden_leaf); i++)
-        drop_leaf(t, hidden_leaf[i]);
+    uint32_t n = 0; // in one go: a load does this, too
+    for (uint32_t i = 0; i < t->nent; i++)
+        if (!cpuid_hides(t->e[i].function))
+            t->e[n++] = t->e[i];
+    memset(&t->e[n], 0, (t->nent - n) * sizeof(t->e[0]));
+    t->nent = n;
 }
 
 // Extended topology, leaves 0xb and 0x1f (SDM vol. 2, CPUID): level 0 threads of a core, level 1
