@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one helper thread: parked from the start of the microVM, for what must go on while the guest runs and would
-// hold the control thread up (live snapshot, migration). It exists before the final filter forbids threads.
+// hold the control thread up (migration, a page server's watch, a working set). It exists before the final filter forbids threads.
 #ifndef VMM_HELPER_H
 #define VMM_HELPER_H
 
