@@ -165,6 +165,7 @@ class Uffd(SnapshotCase):
         m = self.monitor(netns=ns)
         fds = lambda: len(os.listdir(f"/proc/{m.p.pid}/fd"))
         gone = [{"drive_id": "disk0", "path_on_host": "/nonexistent"}]
+        self.assertEqual(m.state(), "Not started")  # by then all that it opens at its start is open
         before = fds()
         for i in range(3):
             s = self.serve()
