@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the guests' shell cannot do: prints CPUID of every processor, and misbehaves on purpose.
+// What the guests' shell cannot do: prints CPUID of every processor and MSRs, and misbehaves on purpose.
 //
-//   probe cpuid    probe ports    probe mmio    probe msrs    probe ipis
+//   probe cpuid    probe rdmsr NUMBER    probe mmio
+//   probe ports [FROM TO]     all but the console's, or just these (TO is the first left out)
+//   probe msrs [FROM TO]      all that a guest outlives, or just these
+//   probe ipis MODE           every vector and destination of one delivery mode, 0 to 7
 //
 // The misbehaving ones run as root in a guest that may die of it; its monitor may not.
 #include <cpuid.h>
@@ -50,22 +53,24 @@ static int cpuid(void)
     return 0;
 }
 
-// Every port, in and out, three widths in turn. Values that rightly end the machine (0xfe to the
-// keyboard controller, S5 to the sleep register) are not among them.
-static int ports(void)
+static void port(uint16_t n)
+{
+    outb(0xff, n);
+    if (n % 2)
+        outw(0xffff, n);
+    else
+        outl(0x5a5a5a5a, n);
+    (void)inb(n);
+}
+
+// Ports in and out, three widths in turn. Values that rightly end the machine (0xfe to the keyboard
+// controller, S5 to the sleep register) are not among them.
+static int ports(uint32_t from, uint32_t to)
 {
     if (iopl(3))
         return 1;
-    for (uint32_t port = 0; port < 0x10000; port++) {
-        if (port >= 0x3f8 && port < 0x400)
-            continue; // the console this is reported on
-        outb(0xff, (uint16_t)port);
-        if (port % 2)
-            outw(0xffff, (uint16_t)port);
-        else
-            outl(0x5a5a5a5a, (uint16_t)port);
-        (void)inb((uint16_t)port);
-    }
+    for (uint32_t n = from; n < to; n++)
+        port((uint16_t)n);
     return 0;
 }
 
@@ -95,6 +100,10 @@ static int mmio(void)
     mmio_range(fd, 0xc0000000, 0xc0012000, 4); // boot timer and the virtio windows
     mmio_range(fd, 0xfec00000, 0xfec01000, 4); // IOAPIC
     mmio_range(fd, 0xfed00000, 0xfed01000, 64);
+    mmio_range(fd, 0xfee00000, 0xfee01000, 16); // the local APIC's page, which x2APIC leaves empty
+    mmio_range(fd, 0xff000000, 0x100000000, 0x800);
+    for (uint64_t at = 1ULL << 33; at < 1ULL << 40; at *= 2) // beyond all memory
+        mmio_range(fd, at, at + 0x1000, 0x800);
     for (uint64_t at = 0xc0012000; at < 0xfec00000; at += 0x80000)
         mmio_range(fd, at, at + 0x1000, 0x800);
     close(fd);
@@ -110,55 +119,75 @@ static void msr(uint32_t n, uint64_t value)
     (void)!pwrite(msr_fd, &value, sizeof(value), n);
 }
 
+static int rdmsr(uint32_t n)
+{
+    uint64_t value;
+    if (pread(msr_fd, &value, sizeof(value), n) != sizeof(value))
+        return 1;
+    printf("msr %#x: %016llx\n", n, (unsigned long long)value);
+    return 0;
+}
+
+static int msr_range(uint32_t from, uint32_t to)
+{
+    for (uint32_t n = from; n < to; n++) {
+        msr(n, 0);
+        msr(n, ~0ULL);
+        msr(n, 0x123456789abcdULL);
+    }
+    return 0;
+}
+
+// Without what ends the guest at once: the local APIC's own switch and registers, EFER, the entry
+// points of system calls and the segment bases. Those are asked for by number, each in its own guest.
 static int msrs(void)
 {
-    static const uint32_t ranges[][2] = {{0x0, 0x800},
+    static const uint32_t ranges[][2] = {{0x0, 0x1b},
+                                         {0x1c, 0x800},
                                          {0x880, 0x2000},
                                          {0x40000000, 0x40000200},
                                          {0x4b564d00, 0x4b564e00},
                                          {0xc0010000, 0xc0012000},
                                          {0xc0000000, 0xc0000080},
-                                         {0xc0000100, 0xc0002000}};
+                                         {0xc0000085, 0xc0000100},
+                                         {0xc0000103, 0xc0002000}};
     for (size_t r = 0; r < sizeof(ranges) / sizeof(ranges[0]); r++)
-        for (uint32_t n = ranges[r][0]; n < ranges[r][1]; n++) {
-            if (n == 0x1b || n == 0x8b || (n >= 0xc0000100 && n <= 0xc0000102))
-                continue; // the local APIC's own switch and the segment bases: last
-            msr(n, 0);
-            msr(n, ~0ULL);
-            msr(n, 0x123456789abcdULL);
-        }
+        msr_range(ranges[r][0], ranges[r][1]);
     return 0;
 }
 
-// Every vector and delivery mode to the other processor, to itself and to all, through x2APIC's
-// ICR.
-static int ipis(void)
+// Every vector, to the other processor, to itself, to all and to all others, through x2APIC's ICR.
+static int ipis(uint32_t mode)
 {
-    for (uint32_t mode = 0; mode < 8; mode++)
-        for (uint32_t to = 0; to < 4; to++)
-            for (uint32_t vector = 0; vector < 256; vector += mode == 0 ? 1 : 16) {
-                if (mode == 0 && (to == 2 || to == 0) && vector >= 32 && vector < 240)
-                    continue; // would only be the kernel's own interrupts, once more
-                msr(0x830, (1ULL << 32) | (to << 18) | (1 << 14) | (mode << 8) | vector);
-            }
+    for (uint32_t to = 0; to < 4; to++)
+        for (uint32_t vector = 0; vector < 256; vector++)
+            msr(0x830, (1ULL << 32) | (to << 18) | (1 << 14) | (mode << 8) | vector);
     return 0;
 }
 
 int main(int argc, char **argv)
 {
-    const char *what = argc == 2 ? argv[1] : "";
+    const char *what = argc > 1 ? argv[1] : "";
+    uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : 0;
+    uint32_t to = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 0) : 0;
     int bad = 2;
     if (!strcmp(what, "cpuid"))
         bad = cpuid();
+    else if (!strcmp(what, "ports") && argc == 4)
+        bad = ports(n, to);
     else if (!strcmp(what, "ports"))
-        bad = ports();
+        bad = ports(0, 0x3f8) | ports(0x400, 0x10000);
     else if (!strcmp(what, "mmio"))
         bad = mmio();
     msr_fd = open("/dev/cpu/0/msr", O_RDWR);
-    if (!strcmp(what, "msrs") && msr_fd >= 0)
+    if (!strcmp(what, "rdmsr") && msr_fd >= 0)
+        bad = rdmsr(n);
+    else if (!strcmp(what, "msrs") && msr_fd >= 0 && argc == 4)
+        bad = msr_range(n, to);
+    else if (!strcmp(what, "msrs") && msr_fd >= 0)
         bad = msrs();
     else if (!strcmp(what, "ipis") && msr_fd >= 0)
-        bad = ipis();
+        bad = ipis(n);
     printf("probe: %s done, %d\n", what, bad);
     return bad;
 }
