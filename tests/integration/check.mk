@@ -24,10 +24,11 @@ deps-bench: deps
 	$(call install,$(DEPS_BENCH))
 
 SKIPS ?=
-# The suites are built after their packages are there, so by a second make.
+# The suites are built after their packages are there, so by a second make. Without /dev/kvm the unit tests run here and
+# the rest in the nested lane, whose parts are made then (about two minutes, once).
 check: deps
 	$(Q)$(MAKE) --no-print-directory all unit sim
-	$(Q)python3 tests/run.py --build $(B) $(if $(SKIPS),--skips $(SKIPS)) unit integration
+	$(Q)python3 tests/run.py --build $(B) --lane $(if $(SKIPS),--skips $(SKIPS)) unit integration
 
 check-san: deps
 	$(Q)$(MAKE) --no-print-directory guests
