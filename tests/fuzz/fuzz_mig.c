@@ -2,7 +2,7 @@
 // A hostile peer: either engine of a migration reads messages whose content is the fuzzer's, framed as a knowing
 // enemy would frame them (right checksums, numbers, session) or, where the input says so, not.
 //
-// Input: role, then records of: control byte (channel, framed, how many bytes a read gives), type, arg (2 bytes,
+// Input: role (1 source, 32 it served this peer before, 64 it serves a snapshot), then records of: control byte (channel, framed, how many bytes a read gives), type, arg (2 bytes,
 // sign-extended by a flag), arg2 (2), length (2), payload.
 #include "snapshot/codec.h"
 #include "snapshot/mig_priv.h"
@@ -20,7 +20,8 @@ struct world {
     uint8_t queue[2][2 * (MIG_HEAD + MIG_PAYLOAD)];
     size_t head[2], tail[2];
     uint64_t seq[2], now;
-    bool ended, calling, shot;
+    bool ended, calling, shot,
+        away; // away: a source's peer that comes back, as one of a served snapshot does
     enum mig_call what;
     uint8_t ram[PAGES * PAGE_SIZE];
     struct guest_mem mem;
@@ -128,6 +129,8 @@ static long f_recv(void *c, enum mig_ch ch, void *buf, size_t n)
 {
     struct world *w = c;
 
+    if (w->away)
+        return 0;
     if (w->head[ch] == w->tail[ch]) {
         w->head[ch] = w->tail[ch] = 0;
         return w->ended ? 0 : -EAGAIN;
@@ -145,8 +148,11 @@ static void f_hangup(void *c)
 
 static bool f_reconnect(void *c)
 {
-    (void)c;
-    return false;
+    struct world *w = c;
+    bool back = w->away;
+
+    w->away = false;
+    return back;
 }
 
 static unsigned f_wait(void *c, unsigned want, uint64_t until)
@@ -158,7 +164,7 @@ static unsigned f_wait(void *c, unsigned want, uint64_t until)
         atomic_store(&w->m.stop, true);
     if (w->ended && w->m.armed)
         atomic_store(&w->m.give_up, true);
-    if (!w->ended)
+    if (!w->ended && !w->away)
         feed(w);
     (void)until;
     return want | MIG_EV_CALLED;
@@ -295,7 +301,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         m->aux = w->aux;
         for (unsigned i = 0; i < sizeof(w->ram); i += 5000)
             w->ram[i] = 1;
+        m->clone = data[0] & 64;
+        w->away = data[0] & 32;
+        m->paused = m->committed = m->running = w->away;
         mig_source(m);
+        if (atomic_load(&m->st.remaining_pages) > PAGES)
+            __builtin_trap(); // counted down below nothing: it would push for ever
     } else {
         atomic_store(&m->st.role, MIG_TARGET);
         mig_target(m);
