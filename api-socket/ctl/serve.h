@@ -41,6 +41,8 @@ struct server {
     uint64_t pullers_max, limit_s, bandwidth; // bandwidth: MiB a second for each, 0: no cap
     bool verify, json, quiet;
     int listener, signals;
+    _Atomic unsigned
+        starting; // pullers whose microVMs do not run yet: they go before memory that can wait
     pthread_mutex_t lock; // for what follows
     uint64_t pullers, hearing;
     int heard[HEARING_MAX]; // a ring of those whose line is awaited; -1: none

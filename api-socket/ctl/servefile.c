@@ -8,6 +8,10 @@
 #include "snapshot/memfile.h"
 #include "snapshot/wset.h"
 
+#ifndef MADV_POPULATE_READ // Linux 5.14; musl lacks it
+#define MADV_POPULATE_READ 22
+#endif
+
 static int open_file(const char *path, struct err *e)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -80,6 +84,9 @@ static int open_first(struct served *t, const char *path, struct err *e)
         t->nfirst += (unsigned)__builtin_popcountll(t->first[i]);
     }
     munmap(w.p, w.size);
+    // From the disk now, not when the first puller waits for it; a kernel that cannot does that then.
+    for (uint64_t i = 0, n; (n = pages_run(t->first, t->mem.size / PAGE_SIZE, &i)); i += n)
+        madvise(t->mem.r[0].host + i * PAGE_SIZE, n * PAGE_SIZE, MADV_POPULATE_READ);
     return 0;
 }
 

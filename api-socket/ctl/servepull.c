@@ -7,12 +7,19 @@
 
 #include "api-socket/ctl/serve.h"
 
+#define CALM_NS \
+    (50 * MIG_MS) // after a start with its working set: the guest has link and processors to itself
+#define YIELD_NS \
+    (10 * MIG_MS) // for each run of pages while somebody else starts: slow, never a stall
+#define START_NS (2 * NSEC_PER_SEC) // whoever takes longer to start is not waited for
+
 struct puller {
     struct mig m;
     struct server *s;
     int fd[2], next[2]; // by enum mig_ch; next: those of one that comes back, until it is greeted
-    uint64_t until;     // when it has had time enough
-    bool first;         // the working set has gone ahead
+    uint64_t since, until,
+        ran; // when it came, when it has had time enough, when it was seen to run; 0: not yet
+    bool first, counted; // the working set has gone ahead; it is among those that start
 };
 
 // ---- struct mig_io
@@ -79,6 +86,27 @@ static unsigned arrived(const struct pollfd *p, unsigned in, unsigned out)
            (p->events & POLLOUT && (p->revents & POLLOUT || broken) ? out : 0);
 }
 
+static void not_starting(struct puller *p)
+{
+    if (p->counted)
+        atomic_fetch_sub(&p->s->starting, 1);
+    p->counted = false;
+}
+
+// How long the rest of its memory waits for what matters more. What it asks for never does.
+static uint64_t holds(struct puller *p, uint64_t now)
+{
+    if (p->m.running && !p->ran)
+        p->ran = now;
+    if (p->ran || now - p->since > START_NS)
+        not_starting(p);
+    if (!p->ran)
+        return 0;
+    if (p->first && now - p->ran < CALM_NS)
+        return p->ran + CALM_NS - now;
+    return atomic_load(&p->s->starting) ? YIELD_NS : 0;
+}
+
 // Nobody mends a link here, and no arbiter is asked: what waits without a channel to wait for gives up.
 static unsigned io_wait(void *c, unsigned want, uint64_t until)
 {
@@ -93,6 +121,12 @@ static unsigned io_wait(void *c, unsigned want, uint64_t until)
     p->m.give_up |= !want;
     if (!want || p->fd[0] < 0)
         return 0;
+    uint64_t held = holds(p, now);
+    if (held && want & MIG_EV_BULK_OUT) {
+        struct pollfd urgent = {.fd = p->fd[0], .events = POLLIN};
+        if (poll(&urgent, 1, (int)((held + MIG_MS - 1) / MIG_MS)) > 0)
+            return want & MIG_EV_URGENT_IN;
+    }
     for (int i = 0; i < 2; i++)
         if (!f[i].events)
             f[i].fd = -1;
@@ -185,7 +219,8 @@ static struct puller *puller_new(struct server *s, const struct link_line *l, in
         return NULL;
     struct mig *m = &p->m;
     p->s = s;
-    p->until = now_ns() + MIN(s->limit_s, 1000000000) * NSEC_PER_SEC;
+    p->since = now_ns();
+    p->until = p->since + MIN(s->limit_s, 1000000000) * NSEC_PER_SEC;
     p->fd[0] = p->fd[1] = p->next[0] = p->next[1] = -1;
     memcpy(again ? p->next : p->fd, fd, sizeof(p->fd));
     m->io = &io;
@@ -257,7 +292,12 @@ void serve_puller(struct server *s, const struct link_line *l, int fd[2])
         close_fdp(&fd[1]);
         return;
     }
+    if (!p->m.running) {
+        p->counted = true;
+        atomic_fetch_add(&s->starting, 1);
+    }
     int rc = mig_source(&p->m);
+    not_starting(p);
     close_fdp(&p->next[0]);
     close_fdp(&p->next[1]);
     report(s, l, &p->m, rc);

@@ -25,6 +25,13 @@ class Island(Netns):
         self.ip("link", "set", "mig0", "up")
 
 
+    def free_tap(self):
+        """The kernel lets go of a killed monitor's tap in its own time."""
+        end = time.monotonic() + 10
+        while self.exec("cat", "/sys/class/net/tap0/carrier").stdout.strip() == "1" and time.monotonic() < end:
+            time.sleep(0.02)
+
+
 class Fleet(Netns):
     """The server's host, and `hosts`, which reach it over a bridge."""
 
@@ -52,8 +59,8 @@ class Fleet(Netns):
         super().close()
 
 
-def template(host, folder, mem=128, touch=8, working_set=True, drives=()):
-    """A snapshot in folder: state, mem and, of a clone that answered /counter, ws. What the guest says of its memory."""
+def template(host, folder, mem=128, touch=8, working_set=True, drives=(), work="/counter"):
+    """A snapshot in folder: state, mem and, of a clone that answered `work`, ws. What the guest says of its memory."""
     path = lambda name: os.path.join(folder, name)  # noqa: E731
     with Monitor(netns=host) as m:
         m.boot("mayfly.vmgenid=0xd0000", netns=host, mem=mem, drives=drives)
@@ -62,11 +69,12 @@ def template(host, folder, mem=128, touch=8, working_set=True, drives=()):
         said = json.loads(host.http("GET", f"/sum?mib={touch}", timeout=60)[1])
         m.patch("/vm", state="Paused")
         m.put("/snapshot/create", snapshot_path=path("state"), mem_file_path=path("mem"))
+    host.free_tap()
     if working_set:
         with Monitor(netns=host) as m:
             m.put("/snapshot/load", snapshot_path=path("state"), resume_vm=True,
                   mem_backend={"backend_type": "File", "backend_path": path("mem")})
-            host.http("GET", "/counter")
-            time.sleep(0.05)
+            host.http("GET", work, timeout=60)
             m.put("/snapshot/working-set", working_set_path=path("ws"))
+        host.free_tap()
     return said
