@@ -67,7 +67,10 @@ static int say(const char *path, const char *field, int rc, struct err *e)
 {
     if (rc == -EXDEV)
         return err_set(e, EACCES, "%s: %.150s is not beneath an allowed directory", field, path);
-    return err_set(e, -rc, "%s: cannot open %.150s: %s", field, path, strerror(-rc));
+    return err_set(e, -rc, "%s: cannot open %.150s: %s%s", field, path, strerror(-rc),
+                   rc == -EACCES && !strncmp(path, "/dev/", 5)
+                       ? " (device nodes: pass a descriptor, or name a directory with --allow-dir)"
+                       : "");
 }
 
 int path_open(struct vm *vm, const char *path, const char *field, int flags, struct passed_fds *fds,
