@@ -81,17 +81,18 @@ static void stats(struct conn *c)
     const struct tcp_stats *t = &tcp_stats;
     http_reply(
         c, 200, JSON,
-        "{\"rx_packets\":%lu,\"rx_bytes\":%lu,\"rx_bad\":%lu,\"tx_packets\":%lu,\"tx_bytes\":%lu,"
+        "{\"mtu\":%u,\"rx_packets\":%lu,\"rx_bytes\":%lu,\"rx_bad\":%lu,\"tx_packets\":%lu,\"tx_"
+        "bytes\":%lu,"
         "\"tx_full\":%lu,\"irqs\":%lu,\"timer_irqs\":%u,\"isr_reads\":%lu,\"resets\":%lu,"
         "\"announces\":%lu,\"lost\":%lu,"
         "\"tcp\":{\"accepted\":%lu,\"open\":%u,\"closed\":%lu,\"reset\":%lu,\"retransmits\":%lu,"
         "\"timeouts\":%lu,\"out_of_order\":%lu,\"bad_checksum\":%lu,\"no_room\":%lu},"
         "\"blk\":{\"devices\":%u,\"done\":%lu,\"errors\":%lu},\"requests\":%lu,\"generation\":%u}"
         "\n",
-        n->rx_packets, n->rx_bytes, n->rx_bad, n->tx_packets, n->tx_bytes, n->tx_full, irq, irqs[0],
-        isr + (net.dev ? net.dev->isr_reads : 0), resets, n->announces, n->lost, t->accepted,
-        tcp_open_count(), t->closed, t->reset, t->retransmits, t->timeouts, t->out_of_order,
-        t->bad_checksum, t->no_room, blk_n, io, io_errors, requests, generation);
+        net.mtu, n->rx_packets, n->rx_bytes, n->rx_bad, n->tx_packets, n->tx_bytes, n->tx_full, irq,
+        irqs[0], isr + (net.dev ? net.dev->isr_reads : 0), resets, n->announces, n->lost,
+        t->accepted, tcp_open_count(), t->closed, t->reset, t->retransmits, t->timeouts,
+        t->out_of_order, t->bad_checksum, t->no_room, blk_n, io, io_errors, requests, generation);
 }
 
 static void tsc(struct conn *c)

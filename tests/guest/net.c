@@ -5,6 +5,7 @@
 
 #define F_CSUM           (1ull << 0)
 #define F_GUEST_CSUM     (1ull << 1)
+#define F_MTU            (1ull << 3)
 #define F_MAC            (1ull << 5)
 #define F_GUEST_TSO4     (1ull << 7)
 #define F_HOST_TSO4      (1ull << 11)
@@ -52,7 +53,7 @@ static void post_rx(void *buf)
 
 bool net_start(struct vdev *d)
 {
-    uint64_t want = F_CSUM | F_GUEST_CSUM | F_MAC | F_HOST_TSO4 | F_MRG_RXBUF | F_STATUS |
+    uint64_t want = F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_HOST_TSO4 | F_MRG_RXBUF | F_STATUS |
                     F_CTRL_VQ | F_GUEST_ANNOUNCE | VIRTIO_F_EVENT_IDX;
     want &= ~arg_u64("net.mask", 0);
     // Large received segments need buffers that merge; without those each buffer would be 64 KiB.
@@ -61,6 +62,7 @@ bool net_start(struct vdev *d)
     if (!(d->features & F_MRG_RXBUF) && d->features & F_GUEST_TSO4 && !vdev_start(d, want))
         return false;
     net.dev = d;
+    net.mtu = d->features & F_MTU ? (uint16_t)(rd32(d->base + MMIO_CONFIG + 8) >> 16) : 0;
     loss = (uint32_t)arg_u64("net.loss", 0);
     net.tx_csum = d->features & F_CSUM;
     net.tso = net.tx_csum && d->features & F_HOST_TSO4;

@@ -37,6 +37,7 @@ struct net_stats {
 };
 
 struct net {
+    uint16_t mtu; // as the device tells it; 0: it does not
     struct vdev *dev;
     struct vq rx, tx, ctrl;
     uint8_t mac[6];
@@ -44,6 +45,11 @@ struct net {
     struct net_stats stats;
 };
 extern struct net net;
+
+static inline uint32_t net_mss(void) // of TCP: a device's smaller MTU makes it smaller
+{
+    return net.mtu >= 68 && net.mtu < MTU ? net.mtu - IP_HLEN - TCP_HLEN : MSS;
+}
 
 bool net_start(struct vdev *d);
 bool net_poll(void);           // true when packets or completions came

@@ -75,7 +75,7 @@ static void read_options(struct conn *c, const uint8_t *t, uint32_t hl)
         }
         i += n;
     }
-    c->mss = MIN(MAX(c->mss, 64u), MSS);
+    c->mss = MIN(MAX(c->mss, 64u), net_mss());
 }
 
 static void accept_syn(const struct pkt *p, uint32_t src, const uint8_t *t, uint32_t hl)

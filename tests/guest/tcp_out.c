@@ -74,7 +74,7 @@ void tcp_syn_ack(struct conn *c)
     if (!f)
         return;
     uint8_t *o = f + ETH_HLEN + IP_HLEN + TCP_HLEN;
-    put32(o, 2u << 24 | 4u << 16 | MSS);
+    put32(o, 2u << 24 | 4u << 16 | net_mss());
     uint32_t n = 4;
     if (c->rcv_scale) {
         put32(o + 4, 1u << 24 | 3u << 16 | 3u << 8 | c->rcv_scale);

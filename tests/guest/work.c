@@ -9,19 +9,26 @@ static struct {
     uint64_t pages, rate, at, from, round, written; // rate in pages/s, 0: as fast as the loop turns
 } dirty;
 
-// The n-th MiB of spare RAM, or NULL beyond its end. The mapping is completed on the way.
-static uint8_t *spare(uint64_t mib)
+// Where the n-th MiB of spare RAM lies; 0 beyond its end.
+static uint64_t spare_pa(uint64_t mib)
 {
     for (unsigned i = 0; i < ram_n; i++) {
         uint64_t n = ram[i].size >> 20;
-        if (mib < n) {
-            uint64_t pa = ram[i].base + (mib << 20);
-            map_ram(pa, 1 << 20);
-            return at(pa);
-        }
+        if (mib < n)
+            return ram[i].base + (mib << 20);
         mib -= n;
     }
-    return NULL;
+    return 0;
+}
+
+// The n-th MiB of spare RAM, or NULL beyond its end. The mapping is completed on the way.
+static uint8_t *spare(uint64_t mib)
+{
+    uint64_t pa = spare_pa(mib);
+    if (!pa)
+        return NULL;
+    map_ram(pa, 1 << 20);
+    return at(pa);
 }
 
 static uint64_t spare_mib(void)
@@ -45,26 +52,28 @@ static void fill(uint64_t *p, uint64_t index, uint64_t seed)
 static void touch(struct conn *c)
 {
     uint64_t n = http_query_u64(c, "mib", 1), seed = http_query_u64(c, "seed", 1), t = rdtsc(), i;
+    uint64_t from = http_query_u64(c, "from", 0), pa = spare_pa(from);
     bool light = http_query(c, "light");
     for (i = 0; i < n; i++) {
-        uint8_t *p = spare(i);
+        uint8_t *p = spare(from + i);
         if (!p)
             break;
         if (!light)
-            fill((uint64_t *)p, i, seed);
+            fill((uint64_t *)p, from + i, seed);
         for (unsigned k = 0; light && k < 1 << 20; k += PAGE)
-            *(volatile uint64_t *)(p + k) = seed + i;
+            *(volatile uint64_t *)(p + k) = seed + from + i;
     }
     t = rdtsc() - t;
-    http_reply(c, 200, JSON, "{\"mib\":%lu,\"spare_mib\":%lu,\"ns\":%lu}\n", i, spare_mib(),
-               tsc_ns(t));
+    http_reply(c, 200, JSON, "{\"mib\":%lu,\"at\":%lu,\"spare_mib\":%lu,\"ns\":%lu}\n", i, pa,
+               spare_mib(), tsc_ns(t));
 }
 
 static void sum(struct conn *c)
 {
     uint64_t n = http_query_u64(c, "mib", 1), h = 0xcbf29ce484222325u, t = rdtsc(), i;
+    uint64_t from = http_query_u64(c, "from", 0);
     for (i = 0; i < n; i++) {
-        const uint64_t *p = (const void *)spare(i);
+        const uint64_t *p = (const void *)spare(from + i);
         if (!p)
             break;
         for (unsigned k = 0; k < (1 << 20) / 8; k++)
