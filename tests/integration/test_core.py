@@ -262,11 +262,25 @@ class Ends(GuestCase):
         self.assertEqual(m.wait_exit(10), 0)
         self.assertIn("triple fault", m.out())
 
-    def test_ctrl_alt_del_is_delivered(self):
-        m = self.monitor()
-        m.boot("mode=http")
-        m.wait_out("mayfly-guest: ready")
-        m.put("/actions", action_type="SendCtrlAltDel")
+    def test_ctrl_alt_del_of_a_guest_that_has_no_keyboard(self):
+        # test_boot has the guest that reads its scan codes and resets; this one neither hears them nor minds.
+        ns, metrics = self.netns(), self.disk(0)
+        m = self.monitor("--metrics-path", metrics, netns=ns)
+        with self.assertRaises(ApiError):
+            m.put("/actions", action_type="SendCtrlAltDel")  # not started yet
+        m.boot(netns=ns)
+        ns.http("GET", "/")
+        self.assertEqual(m.api("PUT", "/actions", {"action_type": "SendCtrlAltDel"})[0], 204)
+        with self.assertRaises(ApiError) as c:
+            for _ in range(20):  # more than the controller's buffer holds
+                m.put("/actions", action_type="SendCtrlAltDel")
+        self.assertIn("the guest does not read it", str(c.exception))
+        self.assertEqual(ns.http("GET", "/")[0], 200)
+        self.assertEqual(m.state(), "Running")
+        m.put("/actions", action_type="FlushMetrics")
+        with open(metrics) as f:
+            i8042 = [json.loads(x)["i8042"] for x in f]
+        self.assertEqual(sum(x["reset_count"] + x["read_count"] for x in i8042), 0)
 
     def test_signals_ask_for_an_orderly_end(self):
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -281,10 +295,18 @@ class Ends(GuestCase):
                 m.boot(netns=ns, drives=[disk], start=False)
                 m.close()
 
-    def test_kernel_kills_are_told_by_status(self):
+    def test_a_kill_is_told_by_status_alone(self):
         m = self.monitor()
         m.boot("mode=http")
+        m.wait_out("mayfly-guest: ready")
         self.assertEqual(m.kill(signal.SIGKILL), -signal.SIGKILL)
+        self.assertEqual(m.err(), "")
+        self.assertNotIn("Mayfly ends", m.out())
+        self.assertTrue(os.path.exists(m.sock))  # a successor takes the stale socket over
+        after = self.monitor("--api-sock", m.sock, api=False)
+        after.sock = m.sock
+        after.wait_for(after.try_connect, 10, "API socket")
+        self.assertEqual(after.state(), "Not started")
 
     def test_killed_monitor_gives_its_tap_and_disk_back(self):
         ns, disk = self.netns(), self.disk(4)
@@ -404,9 +426,17 @@ class Platform(GuestCase):
         m.patch("/vm", state="Paused")
 
     def test_stalled_vcpu_is_reported_and_not_killed(self):
-        m = self.monitor()
+        metrics = self.disk(0)
+        m = self.monitor("--metrics-path", metrics)
+
+        def stalled():
+            m.put("/actions", action_type="FlushMetrics")
+            with open(metrics) as f:
+                return sum(json.loads(x)["mayfly"]["stalled_vcpus"] for x in f)
         m.boot(kernel=guest("spin"))
+        self.assertEqual(stalled(), 0)
         m.wait_out("makes no progress", 120)  # CPU time, so longer on a busy host
+        self.assertGreaterEqual(stalled(), 1)
         self.assertEqual(m.state(), "Running")
 
     def test_config_file_without_api(self):
