@@ -22,7 +22,8 @@
 #include "vmm/vm.h"
 
 // The static device table: two kinds of device, and no third.
-enum slot_kind { SLOT_EMPTY, SLOT_BLK, SLOT_NET };
+enum slot_kind { SLOT_EMPTY, SLOT_BLK, SLOT_NET, SLOT_KINDS };
+_Static_assert(SLOT_KINDS - 1 == 2, "the device table has two entries");
 
 struct dev_slot {
     enum slot_kind kind;

@@ -34,7 +34,12 @@ CONFIG_NEEDS = {"vmm/config.h": ["virtio/ratelimit.h"]}
 WIRES_ALL = {"vmm/main.c"}
 TRUSTED = ["vmm", "vmm/mem", "vmm/vcpu", "vmm/dev", "vmm/boot", "virtio", "jail", "jail/cmd", "jail/gen",
            "api-socket", "snapshot"]
-LIMIT = 10000
+LIMIT = 10000    # the goal
+RATCHET = 18200  # what the base may not outgrow while it misses the goal; lower it with every deletion
+# Rooms that know nothing of KVM, not even by way of what they include.
+NO_KVM = ["virtio"]
+KVM_HEADERS = {"linux/kvm.h", "vmm/vm_priv.h", "vmm/vm.h"}
+KVM_WORD = re.compile(r"\bKVM_[A-Z]")
 
 
 def room_of(path):
@@ -61,6 +66,29 @@ def code_lines(text):
     token = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|//[^\n]*|/\*.*?\*/', re.S)
     bare = token.sub(lambda m: re.sub(r"[^\n]", "", m[0]) if m[0][0] == "/" else m[0], text)
     return sum(1 for line in bare.split("\n") if line.strip())
+
+
+def includes(path):
+    """What a file of ours includes, itself and by way of other files of ours."""
+    seen, todo = {}, [path]
+    while todo:
+        rel = todo.pop()
+        with open(os.path.join(ROOT, rel)) as h:
+            found = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', h.read(), re.M)
+        for inc in found:
+            if inc not in seen:
+                seen[inc] = rel
+                if os.path.exists(os.path.join(ROOT, inc)):
+                    todo.append(inc)
+    return seen
+
+
+def knows_kvm(rel, text):
+    for header, by in includes(rel).items():
+        if header in KVM_HEADERS or header.startswith("vmm/vcpu/"):
+            yield f"{rel}: {os.path.dirname(rel)} knows nothing of KVM, but {by} includes {header}"
+    if KVM_WORD.search(text):
+        yield f"{rel}: {os.path.dirname(rel)} knows nothing of KVM, but names {KVM_WORD.search(text)[0]}..."
 
 
 def functions(lines):
@@ -91,12 +119,16 @@ def main():
         for at, n in functions(lines):
             if n > 60:
                 bad.append(f"{rel}:{at}: function of {n} lines, 60 allowed")
+        if os.path.dirname(rel) in NO_KVM:
+            bad += knows_kvm(rel, text)
         if "SPDX-License-Identifier: Apache-2.0" not in lines[0]:
             bad.append(f"{rel}: no SPDX line at its head")
         for i, line in enumerate(lines, 1):
             m = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
             if m and room_of(m[1]) and not allowed(rel, m[1]):
                 bad.append(f"{rel}:{i}: {room_of(rel)} may not include {m[1]}")
+    if code > RATCHET:
+        bad.append(f"the trusted base has grown to {code} lines of code, over the {RATCHET} written in {os.path.basename(__file__)}")
     if code >= LIMIT:
         text = f"the trusted base has {code} lines of code, fewer than {LIMIT} allowed"
         # A fault, unless the caller asks to be told alone: CI does while the goal is missed.
