@@ -54,8 +54,8 @@ int mig_send_round(struct mig *m, bool first)
 
     m->round_at = m->io->now(m->ctx);
     m->round_bytes = 0;
-    for (uint64_t p = 0, n; rc == 0 && (n = pages_run(m->aux, m->npages, &p)); p += n) {
-        n = MIN(n, MIG_RUN);
+    for (uint64_t p = 0, n; rc == 0 && (n = pages_run_max(m->aux, m->npages, &p, MIG_RUN));
+         p += n) {
         const uint8_t *src = page_at(m, p, &n);
         memcpy(m->stage, src, n * PAGE_SIZE);
         rc = send_run(m, MIG_BULK, p, n, m->stage, first); // the target's memory begins as zeros
@@ -80,15 +80,14 @@ static void clear(struct mig *m, uint64_t page, uint64_t n)
 // urgent request meanwhile, which must not send the same page.
 int mig_push(struct mig *m)
 {
-    uint64_t p = m->cursor, n = pages_run(m->todo, m->npages, &p);
+    uint64_t p = m->cursor, n = pages_run_max(m->todo, m->npages, &p, MIG_PULL_RUN);
 
     if (!n) {
         p = 0;
-        n = pages_run(m->todo, m->npages, &p);
+        n = pages_run_max(m->todo, m->npages, &p, MIG_PULL_RUN);
     }
     if (!n)
         return 0;
-    n = MIN(n, MIG_PULL_RUN);
     const uint8_t *src = page_at(m, p, &n);
     clear(m, p, n);
     m->cursor = p + n;

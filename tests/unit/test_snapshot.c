@@ -84,6 +84,11 @@ START_TEST(runs)
     uint64_t at = 1000;
     memset(bits, 0xff, sizeof(bits));
     ck_assert_uint_eq(pages_run(bits, 1010, &at), 10);
+    ck_assert_uint_eq(pages_run_max(bits, 1010, &at, 10), 10);
+    for (uint64_t max = 1; max < 10; max++) {
+        ck_assert_uint_eq(pages_run_max(bits, 1010, &at, max), max);
+        ck_assert_uint_eq(at, 1000);
+    }
 }
 END_TEST
 

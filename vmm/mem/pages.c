@@ -43,7 +43,7 @@ void pages_set(uint64_t *bits, uint64_t first, uint64_t n)
     }
 }
 
-uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first)
+uint64_t pages_run_max(const uint64_t *bits, uint64_t npages, uint64_t *first, uint64_t max)
 {
     uint64_t p = *first, end;
 
@@ -51,6 +51,7 @@ uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first)
         uint64_t rest = bits[p / 64] >> (p % 64);
         p = rest ? p + (unsigned)__builtin_ctzll(rest) : (p / 64 + 1) * 64;
     }
+    npages = p < npages ? p + MIN(npages - p, max) : p;
     for (end = p; end < npages && bits[end / 64] >> (end % 64) & 1;) {
         uint64_t rest = ~(bits[end / 64] >> (end % 64));
         end += MIN((unsigned)__builtin_ctzll(rest | 1ULL << 63), 64 - end % 64);

@@ -27,8 +27,14 @@ int pages_shared(const struct guest_mem *m, int pagemap_fd, uint64_t *bits, stru
 // Sets the bits of [first, first + n).
 void pages_set(uint64_t *bits, uint64_t first, uint64_t n);
 
-// The next run of set bits at or after *first: its length, or 0.
-uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first);
+// The next run of set bits at or after *first: its length, or 0. The other looks no further than max: who takes a
+// long run in pieces would else walk over all of it for each.
+uint64_t pages_run_max(const uint64_t *bits, uint64_t npages, uint64_t *first, uint64_t max);
+
+static inline uint64_t pages_run(const uint64_t *bits, uint64_t npages, uint64_t *first)
+{
+    return pages_run_max(bits, npages, first, UINT64_MAX);
+}
 
 bool page_is_zero(const void *page);
 bool page_is_same(const void *a, const void *b);
