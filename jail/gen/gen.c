@@ -117,7 +117,8 @@ static scmp_filter_ctx build(enum jail_filter f)
     if (!rc)
         rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(exit_group), 0);
     if (!rc)
-        rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(write), 1, SCMP_A0_32(SCMP_CMP_EQ, 2));
+        rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
+                              SCMP_CMP64(0, SCMP_CMP_MASKED_EQ, UINT32_MAX, 2));
     rc = rc == -EEXIST ? 0 : rc;
 #endif
     if (rc) {
