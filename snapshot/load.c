@@ -91,7 +91,7 @@ static int check_memory(int fd, const struct snap_blob *b, const struct vm_saved
     struct err why = {0};
     char want[2 * SNAP_ID + 1], got[2 * SNAP_ID + 1];
 
-    int rc = memfile_head(fd, &h, &why);
+    int rc = memfile_head(fd, &h, NULL, &why);
     if (rc)
         return err_set(e, -rc, "backend_path: %.220s", why.msg);
     snap_id_text(b->id, want);

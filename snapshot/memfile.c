@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes, reads and merges memory files.
+// Writes and reads memory files.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -128,13 +128,14 @@ static int load_bitmap(int fd, const struct memfile_head *h, uint64_t *bits, str
 
 static uint64_t *map_bits(uint64_t mem_size)
 {
-    void *p = mmap(NULL, mem_size / 32768 + 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                   -1, 0);
+    void *p = mmap(NULL, memfile_bitmap(mem_size), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
-static int read_trailer(int fd, struct memfile_head *h, uint64_t **bits, struct err *e)
+int memfile_head(int fd, struct memfile_head *h, uint64_t **out, struct err *e)
 {
+    uint64_t *map = NULL, **bits = out ? out : &map;
     uint8_t t[HEAD];
 
     *bits = NULL;
@@ -158,15 +159,10 @@ static int read_trailer(int fd, struct memfile_head *h, uint64_t **bits, struct 
     if (rc == 0 && le64_get(t + AT_SUM) != XXH64(*bits, bitmap_bytes(h), XXH64(t, AT_SUM, 0)))
         rc =
             err_set(e, EINVAL, "the memory file's trailer is damaged: its checksum does not match");
-    return rc;
-}
-
-int memfile_head(int fd, struct memfile_head *h, struct err *e)
-{
-    uint64_t *bits;
-    int rc = read_trailer(fd, h, &bits, e);
-    if (bits)
-        munmap(bits, h->mem_size / 32768 + 8);
+    if (*bits && (rc || !out)) {
+        munmap(*bits, memfile_bitmap(h->mem_size));
+        *bits = NULL;
+    }
     return rc;
 }
 
@@ -201,69 +197,6 @@ int memfile_read(int fd, const struct guest_mem *m, struct err *e)
             err_set(e, -rc, "cannot read the memory file: %s", strerror(-rc));
     }
     if (bits)
-        munmap(bits, m->size / 32768 + 8);
-    return rc;
-}
-
-// ---- merge
-
-static int copy_pages(int from, int to, const uint64_t *bits, uint64_t npages, struct err *e)
-{
-    _Alignas(64) uint8_t buf[16 * PAGE_SIZE];
-    int rc = 0;
-
-    for (uint64_t i = 0, n; rc == 0 && (n = pages_run(bits, npages, &i)); i += n) {
-        n = MIN(n, sizeof(buf) / PAGE_SIZE);
-        rc = get(from, buf, n * PAGE_SIZE, i * PAGE_SIZE);
-        if (rc)
-            return err_set(e, -rc, "cannot read a memory file: %s", strerror(-rc));
-        for (uint64_t k = 0; k < n && rc == 0; k++)
-            if (!page_is_zero(buf + k * PAGE_SIZE))
-                rc = put(to, buf + k * PAGE_SIZE, PAGE_SIZE, (i + k) * PAGE_SIZE, e);
-    }
-    return rc;
-}
-
-static int check_pair(const struct memfile_head *b, const struct memfile_head *d, struct err *e)
-{
-    if (b->kind != MEMFILE_FULL)
-        return err_set(e, EINVAL, "base: a Diff cannot be a base, merge it with its own first");
-    if (d->kind != MEMFILE_DIFF)
-        return err_set(e, EINVAL, "diff: this memory file is whole, there is nothing to merge");
-    if (memcmp(b->id, d->parent, SNAP_ID))
-        return err_set(e, EINVAL, "the diff was made over another snapshot than this base");
-    if (b->mem_size != d->mem_size)
-        return err_set(e, EINVAL, "base and diff have different sizes of memory");
-    return 0;
-}
-
-int memfile_merge(int base, int diff, int out, struct err *e)
-{
-    struct memfile_head b, d;
-    uint64_t *over = NULL, *bits = NULL;
-
-    int rc = memfile_head(base, &b, e);
-    if (rc == 0)
-        rc = read_trailer(diff, &d, &over, e);
-    if (rc == 0)
-        rc = check_pair(&b, &d, e);
-    uint64_t n = rc ? 0 : b.mem_size / PAGE_SIZE;
-    if (rc == 0 && !(bits = map_bits(b.mem_size)))
-        rc = err_set(e, ENOMEM, "no memory for a bitmap");
-    if (rc == 0)
-        rc = memfile_data(base, b.mem_size, bits, e);
-    for (uint64_t w = 0; w < n / 64; w++)
-        bits[w] &= ~over[w];
-    if (rc == 0)
-        rc = copy_pages(base, out, bits, n, e);
-    if (rc == 0)
-        rc = copy_pages(diff, out, over, n, e);
-    d.kind = MEMFILE_FULL;
-    if (rc == 0)
-        rc = memfile_trailer(out, NULL, &d, e);
-    if (over)
-        munmap(over, d.mem_size / 32768 + 8);
-    if (bits)
-        munmap(bits, b.mem_size / 32768 + 8);
+        munmap(bits, memfile_bitmap(m->size));
     return rc;
 }

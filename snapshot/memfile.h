@@ -24,17 +24,19 @@ void memfile_drop_zeros(const struct guest_mem *m, uint64_t *bits);
 int memfile_pages(int fd, const struct guest_mem *m, const uint64_t *bits, struct err *e);
 int memfile_trailer(int fd, const uint64_t *bits, const struct memfile_head *h, struct err *e);
 
-// Reads and checks the trailer. -EINVAL: not a memory file of ours, or damaged.
-int memfile_head(int fd, struct memfile_head *h, struct err *e);
+// Reads and checks the trailer. bits, unless NULL: a Diff's bitmap, memfile_bitmap bytes that are the caller's to unmap;
+// NULL of a Full. -EINVAL: not a memory file of ours, or damaged.
+int memfile_head(int fd, struct memfile_head *h, uint64_t **bits, struct err *e);
+
+static inline size_t memfile_bitmap(uint64_t mem_size) // bytes that are mapped for it
+{
+    return mem_size / 32768 + 8;
+}
 
 // Sets the bits of pages for which the file has data; the rest are holes, zeros.
 int memfile_data(int fd, uint64_t mem_size, uint64_t *bits, struct err *e);
 
 // Copies what the file holds over memory that is zero.
 int memfile_read(int fd, const struct guest_mem *m, struct err *e);
-
-// Writes into the empty file `out` the Full memory file that `diff` makes of the Full `base`. Reads
-// diff's bitmap; touches neither input.
-int memfile_merge(int base, int diff, int out, struct err *e);
 
 #endif

@@ -2,7 +2,7 @@
 // The tour guide of mayflyctl: a client of the monitor, outside the trusted base.
 //
 // Files: main.c (subcommands), opts.c (command line), client.c (HTTP over a Unix socket, descriptors
-// with it), raw.c, snapfile.c (describe, merge), net.c (namespaces, taps), spawn.c (monitors),
+// with it), raw.c, snapfile.c (describe, merge) and merge.c, net.c (namespaces, taps), spawn.c (monitors),
 // pool.c and poolwire.c (idle shells), clone*.c, ask.c, end.c; mig.h names those of migration. It reaches the monitor by the wire alone; of the
 // monitor's code it uses the readers of snapshot files and the numbers of handed-over descriptors.
 // Errors: as in the monitor, -errno and a sentence; a subcommand returns the exit status.

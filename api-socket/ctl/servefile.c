@@ -55,7 +55,7 @@ static int open_memory(struct served *t, const char *path, uint64_t size, struct
     _cleanup_(close_fdp) int fd = open_file(path, e);
     if (fd < 0)
         return fd;
-    if (memfile_head(fd, &h, &why))
+    if (memfile_head(fd, &h, NULL, &why))
         return err_set(e, EINVAL, "%.80s: %.160s", path, why.msg);
     if (memcmp(h.id, t->id, SNAP_ID) || h.kind != MEMFILE_FULL || h.mem_size != size)
         return err_set(e, EINVAL, "%.150s: not the whole memory of this state's snapshot", path);

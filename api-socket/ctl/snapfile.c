@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "api-socket/ctl/ctl.h"
+#include "api-socket/ctl/merge.h"
 #include "snapshot/codec.h"
 #include "snapshot/memfile.h"
 
@@ -220,7 +221,7 @@ static int show_memory(struct show *s, int fd, struct err *e)
     struct memfile_head h;
     struct stat st = {0};
 
-    int rc = memfile_head(fd, &h, e);
+    int rc = memfile_head(fd, &h, NULL, e);
     if (rc || fstat(fd, &st))
         return rc ? rc : err_set(e, errno, "%s", strerror(errno));
     text(s, "file", "memory");
@@ -278,7 +279,7 @@ static int merge(const char *base, const char *diff, const char *out, struct err
     _cleanup_(close_fdp) int o = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (o < 0)
         return err_set(e, errno, "cannot make %s: %s", temp, strerror(errno));
-    int rc = memfile_merge(b, d, o, e);
+    int rc = merge_memory(b, d, o, e);
     if (rc == 0 && fsync(o))
         rc = err_set(e, errno, "cannot sync %s: %s", temp, strerror(errno));
     if (rc == 0 && rename(temp, out))

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "api-socket/ctl/merge.h"
 #include "snapshot/memfile.h"
 #include "tests/unit/snap_blob.h"
 #include "vmm/vm_priv.h"
@@ -138,7 +139,7 @@ START_TEST(full)
     ck_assert_int_eq(save(fd, MEMFILE_FULL, 5, 6), 0);
     ck_assert_int_eq(fstat(fd, &st), 0);
     ck_assert_int_le(st.st_blocks * 512, 5 * 4096);
-    ck_assert_int_eq(memfile_head(fd, &h, &e), 0);
+    ck_assert_int_eq(memfile_head(fd, &h, NULL, &e), 0);
     ck_assert(h.kind == MEMFILE_FULL && h.id[0] == 5 && h.parent[0] == 6 && h.mem_size == MEM);
     memset(bits, 0, sizeof(bits));
     ck_assert_int_eq(memfile_data(fd, MEM, bits, &e), 0);
@@ -165,10 +166,10 @@ START_TEST(merge)
     pages_set(bits, 12, 1);
     pages_set(bits, 500, 1);
     ck_assert_int_eq(save(diff, MEMFILE_DIFF, 2, 1), 0);
-    ck_assert_int_eq(memfile_head(diff, &h, &e), 0);
+    ck_assert_int_eq(memfile_head(diff, &h, NULL, &e), 0);
     ck_assert(h.kind == MEMFILE_DIFF && h.parent[0] == 1);
-    ck_assert_int_eq(memfile_merge(base, diff, out, &e), 0);
-    ck_assert_int_eq(memfile_head(out, &h, &e), 0);
+    ck_assert_int_eq(merge_memory(base, diff, out, &e), 0);
+    ck_assert_int_eq(memfile_head(out, &h, NULL, &e), 0);
     ck_assert(h.kind == MEMFILE_FULL && h.id[0] == 2);
     uint8_t *want = malloc(MEM);
     memcpy(want, page(0), MEM);
@@ -178,10 +179,10 @@ START_TEST(merge)
     ck_assert_int_eq(fstat(out, &st), 0);
     ck_assert_int_le(st.st_blocks * 512, 12 * 4096); // 9 of base, 1 new, the trailer
     // What does not belong together is not merged.
-    ck_assert_int_lt(memfile_merge(diff, base, temp_file(), &e), 0);
-    ck_assert_int_lt(memfile_merge(out, diff, temp_file(), &e), 0);
+    ck_assert_int_lt(merge_memory(diff, base, temp_file(), &e), 0);
+    ck_assert_int_lt(merge_memory(out, diff, temp_file(), &e), 0);
     ck_assert_ptr_nonnull(strstr(e.msg, "another snapshot"));
-    ck_assert_int_lt(memfile_merge(base, base, temp_file(), &e), 0);
+    ck_assert_int_lt(merge_memory(base, base, temp_file(), &e), 0);
 }
 END_TEST
 
@@ -200,7 +201,7 @@ START_TEST(diff_without_holes)
     ck_assert_int_eq(save(diff, MEMFILE_DIFF, 2, 1), 0);
     ssize_t n = pread(diff, buf, sizeof(buf), 0);
     ck_assert_int_eq(pwrite(fat, buf, (size_t)n, 0), n);
-    ck_assert_int_eq(memfile_merge(base, fat, out, &e), 0);
+    ck_assert_int_eq(merge_memory(base, fat, out, &e), 0);
     ck_assert_int_eq(mem_back_file(&m, out, MEM_PAGES_SMALL, &e), 0);
     ck_assert(page(1)[0] == 1 && page(2)[0] == 2);
 }
@@ -221,15 +222,15 @@ START_TEST(damaged_trailers)
             ck_assert_int_eq(pread(fd, &b, 1, at), 1);
             b ^= (uint8_t)(1 << bit % 8);
             ck_assert_int_eq(pwrite(fd, &b, 1, at), 1);
-            ck_assert_int_lt(memfile_head(fd, &h, &e), 0);
+            ck_assert_int_lt(memfile_head(fd, &h, NULL, &e), 0);
             b ^= (uint8_t)(1 << bit % 8);
             ck_assert_int_eq(pwrite(fd, &b, 1, at), 1);
         }
-        ck_assert_int_eq(memfile_head(fd, &h, &e), 0);
+        ck_assert_int_eq(memfile_head(fd, &h, NULL, &e), 0);
         ck_assert_int_eq(fstat(fd, &st), 0);
         for (off_t cut = 1; cut < 6000; cut += 100) {
             ck_assert_int_eq(ftruncate(fd, st.st_size - cut), 0);
-            ck_assert_int_lt(memfile_head(fd, &h, &e), 0);
+            ck_assert_int_lt(memfile_head(fd, &h, NULL, &e), 0);
         }
     }
 }
