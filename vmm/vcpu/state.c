@@ -32,74 +32,25 @@
 
 // The MSRs a Linux guest's state lives in, in the order of loading. What SREGS and LAPIC carry
 // (EFER, APIC base, FS and GS base, x2APIC) is not here; what CPUID hides is not either.
+// clang-format off
 static const uint32_t allowed[] = {
-    MSR_TSC,
-    0x3b, // TSC_ADJUST
-    0x174,
-    0x175,
-    0x176, // SYSENTER
-    0xc0000081,
-    0xc0000082,
-    0xc0000083,
-    0xc0000084,
-    0xc0000102, // SYSCALL, KERNEL_GS_BASE
-    0xc0000103, // TSC_AUX
-    0x277,
-    0x2ff,
-    0x250,
-    0x258,
-    0x259,
-    0x268,
-    0x269,
-    0x26a, // PAT, MTRR
-    0x26b,
-    0x26c,
-    0x26d,
-    0x26e,
-    0x26f,
-    0x200,
-    0x201,
-    0x202, //
-    0x203,
-    0x204,
-    0x205,
-    0x206,
-    0x207,
-    0x208,
-    0x209,
-    0x20a, //
-    0x20b,
-    0x20c,
-    0x20d,
-    0x20e,
-    0x20f, //
-    0x3a,
-    0x48,
-    0x8b,
-    0xce,
-    0xe1,
-    0x10a,
-    0x122,
-    0x140,
-    0x1a0, // FEAT_CTL, SPEC_CTRL, UCODE_REV,
-           // PLATFORM_INFO, UMWAIT, ARCH_CAP,
-           // TSX_CTRL, FEATURES, MISC_ENABLE
-    0x17a,
-    0x1d9,
-    0xda0, // MCG_STATUS, DEBUGCTL, XSS
-    0xc0010015,
-    0xc001011f, // HWCR, VIRT_SPEC_CTRL
-    0x4b564d00,
-    0x4b564d01, // kvmclock: wall, system
-    0x4b564d06,
-    0x4b564d02,
-    0x4b564d03,
-    0x4b564d04,
-    0x4b564d05, // async page fault, steal time,
-                // PV EOI, poll control
-    0x4b564d08, // migration control
+    MSR_TSC, 0x3b,                                                  // TSC_ADJUST
+    0x174, 0x175, 0x176,                                            // SYSENTER
+    0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000102,     // SYSCALL, KERNEL_GS_BASE
+    0xc0000103,                                                     // TSC_AUX
+    0x277, 0x2ff, 0x250, 0x258, 0x259,                              // PAT, MTRRs
+    0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,
+    0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+    0x3a, 0x48, 0x8b, 0xce, 0xe1, 0x10a,      // FEAT_CTL, SPEC_CTRL, UCODE_REV, PLATFORM_INFO, UMWAIT, ARCH_CAP
+    0x122, 0x140, 0x1a0, 0x17a, 0x1d9, 0xda0, // TSX_CTRL, FEATURES, MISC_ENABLE, MCG_STATUS, DEBUGCTL, XSS
+    0xc0010015, 0xc001011f,                                         // HWCR, VIRT_SPEC_CTRL
+    0x4b564d00, 0x4b564d01,                                         // kvmclock: wall, system
+    0x4b564d06, 0x4b564d02, 0x4b564d03, 0x4b564d04, 0x4b564d05,     // async page fault, steal time, PV EOI, poll
+    0x4b564d08,                                                     // migration control
     MSR_TSC_DEADLINE,
 };
+// clang-format on
 _Static_assert(ARRAY_SIZE(allowed) <= VCPU_MAX_MSRS, "every allowed MSR fits");
 
 struct msr_buf { // laid out as struct kvm_msrs
