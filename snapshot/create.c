@@ -149,19 +149,14 @@ static int track(struct creating *x, bool on, struct err *e)
     return rc;
 }
 
-static int stand_still(struct creating *x, struct err *e)
-{
-    x->since = now_ns();
-    return vm_pause(x->vm, e);
-}
-
 // The guest stands still twice: while its writes begin to be logged, and for the last of them and the state. It
 // runs on whatever becomes of the snapshot.
 static int write_live(struct creating *x, struct err *e)
 {
     uint64_t n, had = UINT64_MAX;
 
-    int rc = stand_still(x, e);
+    x->since = now_ns();
+    int rc = vm_pause(x->vm, e);
     if (rc == 0)
         rc = track(x, true, e);
     if (rc || (rc = vm_resume(x->vm, e)))
@@ -173,7 +168,8 @@ static int write_live(struct creating *x, struct err *e)
         if (n <= LIVE_LAST || n > had - had / 4) // or it writes as fast as we do
             break;
     }
-    if (rc == 0 && (rc = stand_still(x, e)) == 0)
+    x->since = now_ns();
+    if (rc == 0 && (rc = vm_pause(x->vm, e)) == 0)
         rc = next_round(x, &x->pages, e);
     return rc ? rc : write_state(x->vm, &x->h, x->state.fd, e);
 }

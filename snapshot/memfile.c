@@ -120,12 +120,6 @@ static int find_trailer(int fd, uint8_t t[HEAD], struct err *e)
                    (unsigned long long)size);
 }
 
-static int load_bitmap(int fd, const struct memfile_head *h, uint64_t *bits, struct err *e)
-{
-    int rc = get(fd, bits, bitmap_bytes(h), h->mem_size + PAGE_SIZE);
-    return rc ? err_set(e, EIO, "cannot read the memory file's bitmap: %s", strerror(-rc)) : 0;
-}
-
 static uint64_t *map_bits(uint64_t mem_size)
 {
     void *p = mmap(NULL, memfile_bitmap(mem_size), PROT_READ | PROT_WRITE,
@@ -154,7 +148,8 @@ int memfile_head(int fd, struct memfile_head *h, uint64_t **out, struct err *e)
     if (h->kind == MEMFILE_DIFF) {
         if (!(*bits = map_bits(h->mem_size)))
             return err_set(e, ENOMEM, "no memory for a bitmap");
-        rc = load_bitmap(fd, h, *bits, e);
+        if ((rc = get(fd, *bits, bitmap_bytes(h), h->mem_size + PAGE_SIZE)))
+            err_set(e, -rc, "cannot read the memory file's bitmap: %s", strerror(-rc));
     }
     if (rc == 0 && le64_get(t + AT_SUM) != XXH64(*bits, bitmap_bytes(h), XXH64(t, AT_SUM, 0)))
         rc =

@@ -3,7 +3,6 @@
 #include "snapshot/pager.h"
 
 #include <poll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "vmm/handover.h"
@@ -110,11 +109,6 @@ static void watch(void *arg)
     }
 }
 
-static size_t seen_size(struct vm *vm)
-{
-    return pages_words(vm_mem(vm)) * sizeof(uint64_t);
-}
-
 int pager_back(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e)
 {
     struct vm_lineage *l = vm_lineage(vm);
@@ -122,9 +116,7 @@ int pager_back(struct vm *vm, const char *path, struct passed_fds *fds, struct e
     if (vm_uffd_info(vm) < 0 || vm_pagemap_fd(vm) < 0)
         return err_set(e, ENOTSUP,
                        "mem_backend: Uffd needs /proc at the start, to watch over the page server");
-    void *seen =
-        mmap(NULL, seen_size(vm), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    l->seen = seen == MAP_FAILED ? NULL : seen;
+    l->seen = calloc(pages_words(vm_mem(vm)), sizeof(*l->seen));
     int rc = l->seen ? mem_back_anon(vm_mem(vm), MEM_PAGES_SMALL, e)
                      : err_set(e, ENOMEM, "no memory for a bitmap");
     int uffd = rc ? rc : vm_uffd(vm, e);
@@ -152,7 +144,6 @@ void pager_end(struct vm *vm)
         close_fdp(&l->server);
         l->server = -1;
     }
-    if (l->seen)
-        munmap(l->seen, seen_size(vm));
+    free(l->seen);
     l->seen = NULL;
 }

@@ -273,8 +273,8 @@ int path_commit(struct new_file *const f[], unsigned n, struct err *e)
     for (unsigned i = 0; i < n && rc == 0; i++)
         if (f[i]->dir >= 0 && (rc = give_name(f[i], n == 1)))
             err_set(e, -rc, "cannot name the new file %s: %s", f[i]->name, strerror(-rc));
-    for (unsigned i = 0; i < n && rc == 0;
-         i++) // a file system that cannot sync a directory needs not
+    // A file system that cannot sync a directory needs not.
+    for (unsigned i = 0; i < n && rc == 0; i++)
         if (f[i]->dir >= 0 && fsync(f[i]->dir) && errno != EINVAL)
             rc = err_set(e, errno, "cannot sync the directory of %s: %s", f[i]->name,
                          strerror(errno));
