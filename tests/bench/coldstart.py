@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -197,9 +199,9 @@ def clone(b, n, *extra):
 
 def density(b):
     """N clones alive and answering; what the host has less of."""
-    rows, n, most = [], 100, b.args.clones or 500
-    sizes = []
-    while n < most:
+    rows, given = [], [int(n) for n in (b.args.clones or "500").split(",")]
+    n, most, sizes = 100, given[-1], given[:-1]
+    while len(given) == 1 and n < most:
         sizes.append(n)
         n = n * 5 // 2 if len(sizes) % 2 else n * 2
     for n in sizes + [most]:
@@ -252,7 +254,8 @@ def create(b):
                     out.add(f"full, {mem} MiB, MiB on disk", peer, os.stat(path + ".mem").st_blocks * 512 / MIB)
                     for f in (path + ".mem", path + ".state"):
                         os.unlink(f)
-        out.add("diff of a clone after 1 MiB written, ms", "mayfly", diff(b))
+        out.add("diff of a clone after 1 MiB written, ms", "mayfly", diff(b, b.work))
+        out.add("diff of a clone after 1 MiB written, files on tmpfs, ms", "mayfly", diff(b, b.fast))
         with recorded(b, "mayfly", b.mayfly, 1024, touch=16, pause=False) as m:
             live(b, out, "booted", m.sock)
         with restored(b, b.snapshot("mayfly", 1024), 16) as m:
@@ -276,14 +279,14 @@ def live(b, out, what, sock):
         os.unlink(f)
 
 
-def diff(b):
+def diff(b, where):
     d = b.fast + "/clones"
-    clone(b, 1, "--keep")
+    clone(b, 1, "--keep", "--allow-dir", where)
     try:
         sock = f"{d}/{b.names.prefix}0.sock"
         run("ip", "netns", "exec", f"{b.names.prefix}0", "curl", "-sS", f"http://{GUEST}/touch?mib=1")
         api(sock, "PATCH", "/vm", {"state": "Paused"})
-        path = os.path.join(b.work, "diff")
+        path = os.path.join(where, "diff")
         took = api(sock, "PUT", "/snapshot/create", {"snapshot_path": path + ".state", "mem_file_path": path + ".mem",
                                                      "snapshot_type": "Diff"})
         for f in (path + ".mem", path + ".state"):
@@ -298,34 +301,49 @@ def plain(samples):
         print(f"  {row:<62}" + "   ".join(f"{v} {num(median(x))} (p99 {num(p99(x))})" for v, x in by.items()))
 
 
+def earlier(args):
+    try:
+        with open(os.path.join(args.build, "bench", "coldstart.json")) as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return {}
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--build", default="build")
     ap.add_argument("--only", default="clocks,fan,density,create")
     ap.add_argument("--rounds", type=int, default=0)
-    ap.add_argument("--clones", type=int, default=0, help="density: up to so many (500)")
+    ap.add_argument("--clones", default="", help="density: up to so many (500), or N,N,...: so many each time")
     ap.add_argument("--out", default=None, help="folder of the report (docs/benchmarks)")
+    ap.add_argument("--add", action="store_true", help="take the parts that are not run from the run before")
     ap.add_argument("--rt", action="store_true", help="real-time priority for the clocks of one restore")
     args = ap.parse_args()
     args.secs = 0
     if not os.access("/dev/kvm", os.R_OK | os.W_OK) or os.geteuid():
         print("bench-coldstart: needs /dev/kvm and root (taps in network namespaces): skipped")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clones and namespaces are taken away all the same
     work = tempfile.mkdtemp(prefix="mayfly-cold-", dir="/var/tmp")  # a disk, not memory
     with Names(os.path.join(os.path.abspath(args.build), "mayflyctl"), 200) as names:
         b = Bench(args, names, work)
-        result = {"facts": facts(args), "skipped": b.skipped}
+        result = earlier(args) if args.add else {}
+        result |= {"facts": facts(args), "skipped": b.skipped}
         try:
             for name, fn in (("clocks", clocks), ("fan", fan), ("create", create), ("density", density)):
                 if name not in args.only.split(","):
                     continue
-                result[name] = fn(b)
+                before, result[name] = result.get(name, []), fn(b)
+                if name == "density" and args.add:
+                    new = {row["n"] for row in result[name]}
+                    result[name] = sorted([r for r in before if r["n"] not in new] + result[name], key=lambda r: r["n"])
                 if name != "density":
                     plain(result[name])
                 else:
                     for row in result[name]:
                         print("  " + "  ".join(f"{k} {'-' if v is None else num(v)}" for k, v in row.items()))
         finally:
+            subprocess.run([b.ctl, "end", b.fast + "/clones"], capture_output=True)
             shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(b.fast, ignore_errors=True)
     write_report(result, args)
