@@ -107,10 +107,26 @@ void devices_init(struct vm *vm)
 
 // ---- events of the loop
 
+// QEMU's hours (0, 50, 200, 450, 800, 1,250 ms), since a switch may have lost the first or learn the old port anew
+// from a frame still on its way, and some between: a bridge drops what comes before it has seen that the tap has a
+// carrier, which under load takes it up to a second, and each round lost is time without the guest.
+static void devices_announce(struct vm *vm)
+{
+    static const uint16_t wait_ms[] = {10, 20, 20, 50, 100, 100, 150, 150, 200, 450};
+
+    for (unsigned i = 0; i < vm->nslots; i++)
+        if (vm->slot[i].kind == SLOT_NET)
+            net_announce(vm->slot[i].net);
+    if (vm->announced < ARRAY_SIZE(wait_ms))
+        loop_timer(&vm->loop, SLOT_ANNOUNCE, now_ns() + wait_ms[vm->announced++] * 1000000ULL);
+}
+
 static void on_kick(void *ctx, unsigned slot)
 {
     struct vm *vm = ctx;
-    if (slot < vm->nslots)
+    if (slot == SLOT_ANNOUNCE)
+        devices_announce(vm);
+    else if (slot < vm->nslots)
         vio_kick(vm->slot[slot].d);
 }
 
@@ -121,22 +137,6 @@ static void on_ready(void *ctx, unsigned slot)
         platform_serial_event(vm);
     else if (slot < vm->nslots)
         vio_readable(vm->slot[slot].d);
-}
-
-// QEMU's hours (0, 50, 200, 450, 800, 1,250 ms), since a switch may have lost the first or learn the old port anew
-// from a frame still on its way, and some between: a bridge drops what comes before it has seen that the tap has a
-// carrier, which under load takes it up to a second, and each round lost is time without the guest.
-int devices_announce(void *ctx)
-{
-    static const uint16_t wait_ms[] = {10, 20, 20, 50, 100, 100, 150, 150, 200, 450};
-    struct vm *vm = ctx;
-
-    for (unsigned i = 0; i < vm->nslots; i++)
-        if (vm->slot[i].kind == SLOT_NET)
-            net_announce(vm->slot[i].net);
-    if (vm->announced < ARRAY_SIZE(wait_ms))
-        loop_timer(&vm->loop, SLOT_ANNOUNCE, now_ns() + wait_ms[vm->announced++] * 1000000ULL);
-    return 0;
 }
 
 static void on_timer(void *ctx, unsigned slot, uint64_t now)

@@ -135,7 +135,9 @@ bool vm_disk_is(struct vm *vm, unsigned drive, uint64_t id[2])
 void vm_announce(struct vm *vm)
 {
     vm->announced = 0;
-    loop_call(&vm->loop, devices_announce, vm);
+    // Not waited for: the device thread may hang on a ring's page that only a recovery of the link brings, and that
+    // is asked of this thread.
+    loop_again(&vm->loop, SLOT_ANNOUNCE);
 }
 
 // ---- userfaultfd ----------------------------------------------------------------------------------------

@@ -149,7 +149,6 @@ int devices_create(struct vm *vm, struct err *e); // from cfg and the descriptor
 int devices_attach(struct vm *vm, int (*then)(void *), void *arg, struct err *e);
 int devices_quiesce(struct vm *vm); // returns when nothing is in flight
 void devices_resume(struct vm *vm);
-int devices_announce(void *vm); // (D) a round of announcements, and the next ones by timer
 void devices_free(struct vm *vm);
 struct dev_slot *devices_find(struct vm *vm, enum slot_kind kind, const char *id);
 unsigned devices_layout(const struct vm *vm, struct boot_dev out[CFG_MAX_DEVS]);

@@ -18,6 +18,7 @@ from miglib import CH, Lan, Wire, api_fds, begin, channels, request, wait
 
 
 RARP = socket.htons(0x8035)
+SO_TIMESTAMPNS = 35
 
 
 class MigrationCase(GuestCase):
@@ -253,6 +254,7 @@ class Traffic(MigrationCase):
         src = self.boot()
         heard = self.lan.socket(socket.AF_PACKET, socket.SOCK_RAW, RARP)
         self.addCleanup(heard.close)
+        heard.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         heard.bind(("lan", 0))
         heard.settimeout(0.001)
         frames = []
@@ -260,7 +262,8 @@ class Traffic(MigrationCase):
         def listen(until):
             while not until():
                 try:
-                    frames.append((time.monotonic(), heard.recv(100)))
+                    frame, (stamp,), *_ = heard.recvmsg(100, 100)
+                    frames.append((struct.unpack("q8x", stamp[2])[0] + struct.unpack("8xq", stamp[2])[0] / 1e9, frame))
                 except TimeoutError:
                     pass
         self.touch(32)
