@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration between two hosts (namespaces on one bridge): what a guest was before, it is after, and its clients
 do not notice; what fails leaves the guest where it was, or says loudly where it stands."""
+import fcntl
 import http.client
 import json
 import os
@@ -19,6 +20,8 @@ from miglib import CH, Lan, Wire, api_fds, begin, channels, request, wait
 
 RARP = socket.htons(0x8035)
 SO_TIMESTAMPNS = 35
+F_OFD_SETLK = 37
+HOPS = int(os.environ.get("MAYFLY_MIG_HOPS", 25))
 
 
 class MigrationCase(GuestCase):
@@ -60,6 +63,16 @@ class MigrationCase(GuestCase):
         """The source's process ends."""
         m.put("/migration/finalize")
         self.assertEqual(m.wait_exit(), status)
+
+
+def waiting_for_pages(pid):
+    """The names of a process's threads that hang in a fault of absent memory."""
+    out = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/wchan") as what, open(f"/proc/{pid}/task/{task}/comm") as name:
+            if what.read() == "handle_userfault":
+                out.add(name.read().strip())
+    return out
 
 
 class Modes(MigrationCase):
@@ -204,6 +217,21 @@ class Traffic(MigrationCase):
         c.join(20)
         self.assertIsNone(c.error)
         self.assertEqual(self.get("/counter")["counter"], 2)
+
+    def test_ping_pong(self):
+        """To and fro, MAYFLY_MIG_HOPS times (25): it is one guest all the way, with one owner after the other."""
+        src = self.boot(mem=64)
+        total, began = self.touch(4), self.get("/counter")
+        for hop in range(HOPS):
+            dst = self.target()
+            self.move(src, dst, mode=("precopy", "postcopy", "hybrid")[hop % 3])
+            self.gone(src)
+            src.close()
+            src = dst
+        now = self.get("/counter")
+        self.assertEqual((now["boot"], now["counter"]), (began["boot"], began["counter"] + 1))
+        self.assertEqual(total, self.get("/sum?mib=4")["sum"])
+        self.assertEqual(src.get("/migration")["epoch"], HOPS + 1)
 
     def wait_progress(self, c, last):
         end = time.monotonic() + 20
@@ -441,6 +469,46 @@ class Failures(MigrationCase):
         with self.assertRaises(ApiError):
             src.patch("/vm", state="Resumed")
         self.gone(src)
+
+    def test_kernel_waits_for_absent_pages(self):
+        """The device thread, inside a system call upon the tap or at a ring, and KVM in the vCPU's are served as the
+        guest's own code is: with the link held still they hang in a fault, and go on when it moves again."""
+        w = Wire()
+        self.addCleanup(w.close)
+        src, dst = self.begin_slow("postcopy", wire=w)
+        self.pulling(dst)
+        w.stalled.set()
+        asked = threading.Thread(target=lambda: answers.append(self.get("/counter")))
+        answers, seen, end = [], set(), time.monotonic() + 4  # less than a silence that breaks the link
+        asked.start()
+        while seen < {"device", "vcpu 0"} and time.monotonic() < end:
+            seen |= waiting_for_pages(dst.p.pid)
+        w.stalled.clear()
+        asked.join()
+        self.assertEqual(seen, {"device", "vcpu 0"})
+        self.assertEqual(len(answers), 1)
+        self.assertEqual(self.total, self.get("/sum?mib=16", timeout=30)["sum"])
+        b = wait(dst)
+        self.assertEqual((b["recoveries"], b["remaining_pages"]), (0, 0))
+        self.assertGreaterEqual(sum(b["fault_latency_log2_us"]), b["requests"] - 8)
+        wait(src)
+
+    def test_arbiter_out_of_reach(self):
+        """Nobody runs while the record cannot be had, and it is said why; when it can, one does."""
+        src, dst = self.begin_slow("precopy", mib=8)
+        wait(src, ("active",), stage="pre-copy")
+        with open(self.arbiter, "rb+") as held:
+            fcntl.fcntl(held, F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            self.assertIn("the arbiter does not answer", wait(src, ("unknown",))["error"])
+            self.assertEqual((src.state(), dst.get("/")["state"]), ("Paused", "Paused"))
+            time.sleep(1)
+            self.assertEqual((wait(src, ("unknown",))["role"], src.state()), ("source", "Paused"))
+        wait(src, ("failed",))
+        self.assertEqual(src.state(), "Running")
+        self.assertEqual(dst.wait_exit(20), 1)
+        self.assertEqual(self.total, self.get("/sum?mib=8")["sum"])
+        self.where = 0
+        self.move(src, self.target(), mode="precopy")
 
     def test_silent_peer(self):
         """A link that stays up and carries nothing is found by its silence, in 5 s."""
