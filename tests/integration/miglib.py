@@ -150,7 +150,7 @@ class Wire:
                     data = bytearray(data)
                     data[self.flip_at - self.count - 1] ^= 4
                 self.count += len(data)
-                y.sendall(data)
+                self.forward(y, data)
         except OSError:
             pass
         for s in (x, y):
@@ -158,6 +158,9 @@ class Wire:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def forward(self, y, data):
+        y.sendall(data)
 
     def cut(self):
         for s in self.inner:
