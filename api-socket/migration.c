@@ -36,6 +36,7 @@ void api_migration(struct api_call *c)
              {"total_pages", s->total_pages},
              {"remaining_pages", s->remaining_pages},
              {"dirty_pages_s", s->dirty_pages_s},
+             {"throttle_percent", s->throttle},
              {"requests", s->requests},
              {"faults", s->faults},
              {"recoveries", s->recoveries},

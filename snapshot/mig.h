@@ -63,7 +63,7 @@ enum mig_state {
 struct migration_status {
     _Atomic uint32_t role, stage, state, mode;
     _Atomic uint64_t epoch, rounds, bytes, pages, zero_pages, total_pages, remaining_pages,
-        dirty_pages_s;
+        dirty_pages_s, throttle;
     _Atomic uint64_t duplicates, requests, faults, recoveries;
     _Atomic uint64_t expected_downtime_us, downtime_us, total_us, hist[MIG_HIST];
     _Atomic bool arbitrated;

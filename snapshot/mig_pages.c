@@ -48,6 +48,32 @@ static int pace(struct mig *m)
     return 0;
 }
 
+// Holds a guest that writes faster than the link takes, for st.throttle percent of the time, while pages go on.
+static int throttle(struct mig *m)
+{
+    uint64_t share = atomic_load(&m->st.throttle), now = m->io->now(m->ctx);
+
+    if (m->calling) {
+        int rc = m->io->called(m->ctx);
+        m->calling = rc == -EAGAIN;
+        m->hold_at = now + MIG_HOLD_NS * (100 - share) / share;
+        return m->calling ? 0 : rc;
+    }
+    m->calling = share && now >= m->hold_at;
+    return m->calling ? m->io->call(m->ctx, MIG_C_HOLD) : 0;
+}
+
+static int let_go(struct mig *m, int rc)
+{
+    while (m->calling) {
+        int held = throttle(m);
+        if (m->calling)
+            m->io->wait(m->ctx, 0, UINT64_MAX);
+        rc = rc ? rc : held;
+    }
+    return rc;
+}
+
 int mig_send_round(struct mig *m, bool first)
 {
     int rc = 0;
@@ -61,9 +87,12 @@ int mig_send_round(struct mig *m, bool first)
         rc = send_run(m, MIG_BULK, p, n, m->stage, first); // the target's memory begins as zeros
         if (rc == 0)
             rc = pace(m);
+        if (rc == 0 && !m->paused)
+            rc = throttle(m);
         if (rc == 0 && (m->stop || m->cancel))
             rc = -ECANCELED;
     }
+    rc = let_go(m, rc);
     atomic_fetch_add(&m->st.rounds, 1);
     memset(m->aux, 0, m->nwords * 8);
     return rc ? rc : mig_put(m, MIG_BULK, M_ROUND, 0, 0, NULL, 0);

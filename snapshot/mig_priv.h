@@ -27,6 +27,7 @@
 #define MIG_SILENT_NS (5 * NSEC_PER_SEC)  // see struct mig's silence
 #define MIG_STEP_NS   (30 * NSEC_PER_SEC) // one step of a peer that is there takes no longer
 #define MIG_MS        1000000ULL
+#define MIG_HOLD_NS   (10 * MIG_MS) // how long a guest that is throttled stands still at a time
 
 enum mig_ch { MIG_URGENT, MIG_BULK };
 
@@ -70,6 +71,7 @@ enum {
 
 enum mig_call {     // what the control thread is asked to do
     MIG_C_LOOK,     // S: pause, save into blob, resume; dirty tracking on unless postcopy
+    MIG_C_HOLD,     // S: the guest stands still for MIG_HOLD_NS
     MIG_C_STOP,     // S: pause, flush, save into blob; page bits for a pull
     MIG_C_LETGO,    // S: locks of disks released
     MIG_C_RESUME,   // S: locks again, tracking off, resume
@@ -136,10 +138,11 @@ struct mig {
 
     uint8_t *blob; // MIG_BLOB_MAX; state on its way
     size_t blob_len, blob_got;
-    uint64_t *todo;  // S: pages to send. T: pages absent
-    uint64_t *aux;   // S: a round's pages. T: absent pages that were asked for
-    uint8_t *stage;  // S: MIG_PAYLOAD, a run as it was when its checksum was made
-    uint64_t cursor; // S: where bulk goes on
+    uint64_t *todo;   // S: pages to send. T: pages absent
+    uint64_t *aux;    // S: a round's pages. T: absent pages that were asked for
+    uint8_t *stage;   // S: MIG_PAYLOAD, a run as it was when its checksum was made
+    uint64_t cursor;  // S: where bulk goes on
+    uint64_t hold_at; // S: a guest that is throttled is held again
     uint64_t begun, paused_at, round_at, round_bytes;
     uint64_t pulled, sum;
     uint64_t progress; // T: when a page came last, or all had come

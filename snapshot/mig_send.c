@@ -93,6 +93,17 @@ static int round_end(struct mig *m, uint64_t *expected)
     return 0;
 }
 
+// Where pages may not be pulled, a guest whose writes undo more than half of a pass gets less and less of the
+// processor, as with QEMU.
+static void slow_down(struct mig *m)
+{
+    uint64_t share = atomic_load(&m->st.throttle);
+
+    if (m->mode == MIG_PRECOPY && !m->late_pull &&
+        atomic_load(&m->st.remaining_pages) * PAGE_SIZE > m->round_bytes / 2)
+        atomic_store(&m->st.throttle, share ? MIN(share + 10, 95) : 20);
+}
+
 // aux holds what may be anything but zeros (MIG_C_LOOK).
 static int precopy(struct mig *m)
 {
@@ -115,6 +126,8 @@ static int precopy(struct mig *m)
             atomic_store(&m->st.mode, MIG_HYBRID);
             return 0;
         }
+        if (i > 0)
+            slow_down(m);
     }
     return rc;
 }

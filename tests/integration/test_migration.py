@@ -159,6 +159,20 @@ class Modes(MigrationCase):
         self.assertEqual(a["mode"], "hybrid", (a, b, wrote))
         self.get("/counter")
 
+    def test_busy_guest_is_throttled(self):
+        """Where pages may not be pulled, it gets less of the processor until the link keeps up; then all of it."""
+        src = self.boot(mem=128)
+        self.touch(48)
+        self.get("/dirty?mib=48&rate=0")
+        dst = self.target()
+        a, b = self.move(src, dst, mode="precopy", downtime_ms=10, bandwidth_mib_s=200, timeout_ms=15000)
+        self.assertEqual((a["mode"], b["faults"]), ("precopy", 0))
+        self.assertGreaterEqual(a["throttle_percent"], 20, a)
+        self.gone(src)
+        one, now = self.get("/dirty?mib=48&rate=0")["pages"], time.monotonic()
+        time.sleep(0.2)
+        self.assertGreater((self.get("/dirty?off")["pages"] - one) / (time.monotonic() - now), 4096)
+
     def test_busy_guest_stays(self):
         src = self.boot(mem=128)
         self.touch(48)

@@ -254,6 +254,8 @@ static int source_call(struct sim *s, struct sim_side *d)
             if (s->truth[p])
                 m->aux[p / 64] |= 1ULL << p % 64;
         break;
+    case MIG_C_HOLD:
+        break;
     case MIG_C_STOP:
         d->running = false;
         for (unsigned i = 0; i < SIM_BLOB; i++)
