@@ -195,6 +195,62 @@ START_TEST(pieces)
 }
 END_TEST
 
+static int p_place(void *c, uint64_t page, uint64_t n, const void *data)
+{
+    uint8_t *placed = c;
+
+    (void)data;
+    for (uint64_t i = page; i < page + n; i++) {
+        ck_assert_uint_lt(i, 70);
+        placed[i]++;
+    }
+    return 0;
+}
+
+// Pages that there are not, with and without a pull; one that came already, and more when all have come.
+START_TEST(pages_out_of_place)
+{
+    static const struct mig_msg bad[] = {
+        {M_PAGES, PAGE_SIZE, 70, 0, NULL},
+        {M_PAGES, 2 * PAGE_SIZE, 69, 0, NULL},
+        {M_PAGES, PAGE_SIZE, ~0ULL, 0, NULL},
+        {M_PAGES, PAGE_SIZE - 1, 0, 0, NULL},
+        {M_PAGES, 0, 0, 0, NULL},
+        {M_ZERO, 0, 70, 1, NULL},
+        {M_ZERO, 0, 69, 2, NULL},
+        {M_ZERO, 0, 1, ~0ULL, NULL},
+        {M_ZERO, 0, ~0ULL, 2, NULL},
+        {M_ZERO, 0, 0, 0, NULL},
+        {M_ZERO, 8, 0, 1, NULL},
+    };
+    static const struct mig_io io = {.place = p_place, .now = p_now};
+    static uint8_t data[2 * PAGE_SIZE];
+    uint8_t placed[70] = {0};
+    uint64_t todo[2] = {1ULL << 5 | 1ULL << 63, 1};
+    struct mig m = {.io = &io, .ctx = placed, .npages = 70, .nwords = 2, .todo = todo};
+    struct mig_msg g = {.type = M_PAGES, .len = PAGE_SIZE, .arg = 5, .data = data};
+
+    ck_assert_int_eq(mig_take_pages(&m, &g), -EBADMSG); // before there is any memory
+    m.accepted = true;
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(bad); i++) {
+        m.whole = i >= ARRAY_SIZE(bad);
+        ck_assert_msg(mig_take_pages(&m, &bad[i % ARRAY_SIZE(bad)]) == -EBADMSG, "%zu", i);
+    }
+    atomic_store(&m.st.remaining_pages, 3);
+    ck_assert_int_eq(mig_take_pages(&m, &g), 0);
+    ck_assert_int_eq(mig_take_pages(&m, &g), 0); // the guest may have written it
+    g = (struct mig_msg){.type = M_PAGES, .len = 2 * PAGE_SIZE, .arg = 63, .data = data};
+    ck_assert_int_eq(mig_take_pages(&m, &g), 0);
+    g = (struct mig_msg){.type = M_ZERO, .arg2 = 70};
+    ck_assert_int_eq(mig_take_pages(&m, &g), 0);
+    for (unsigned i = 0; i < 70; i++)
+        ck_assert_uint_eq(placed[i], i == 5 || i == 63 || i == 64);
+    ck_assert_uint_eq(atomic_load(&m.st.remaining_pages), 0);
+    ck_assert_uint_eq(atomic_load(&m.st.duplicates), 1 + 70);
+    ck_assert_uint_eq(m.pulled, 3);
+}
+END_TEST
+
 static struct mig party(struct disk *d, uint8_t who, uint8_t other)
 {
     struct mig m = {.io = &disk_io, .ctx = d, .arbitrated = true, .epoch = 1};
@@ -281,6 +337,7 @@ int main(void)
     tcase_add_test(t, every_flipped_bit);
     tcase_add_test(t, other_session_channel_direction_number);
     tcase_add_test(t, pieces);
+    tcase_add_test(t, pages_out_of_place);
     tcase_add_test(t, arbiter);
     tcase_add_test(t, offer_taken_back);
     tcase_add_test(t, arbiter_fails);
