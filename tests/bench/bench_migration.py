@@ -102,6 +102,8 @@ def totals(b):
         for x in b.hops(Mayfly, 1024, 937, 2, sleeps=True, probe=False, mode="postcopy"):
             b.res.add("1 GiB, 937 MiB touched, guest sleeps, total, ms", Mayfly.name, x["total_ms"])
             b.res.add("throughput / raw socket", Mayfly.name, 937e3 / x["total_ms"] / rate)
+            for side in ("source", "target"):
+                b.res.add(f"937 MiB, processor time of the {side}'s thread, ms", Mayfly.name, x[f"{side}_cpu_ms"])
             wire(b, "937 MiB", x)
         for kind in b.kinds:
             for x in b.hops(kind, 1024, 937, 2, probe=False, mode="postcopy"):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two hosts for bench-migration, and a guest that two monitors of a kind (Mayfly, QEMU) hand to each other."""
+import glob
 import itertools
 import json
 import os
@@ -135,6 +136,15 @@ class Mover:
         self.leave(self.now)
 
 
+def helper_ms(m):
+    """Processor time of the one thread of a monitor that migrates."""
+    for task in glob.glob(f"/proc/{m.p.pid}/task/*"):
+        with open(task + "/comm") as name, open(task + "/schedstat") as ran:
+            if name.read() == "helper\n":
+                return int(ran.read().split()[0]) / 1e6
+    return 0.0
+
+
 class Mayfly(Mover):
     name = "mayfly"
 
@@ -178,11 +188,12 @@ class Mayfly(Mover):
             time.sleep(0.001)
 
     def go(self, dst, during, **how):
+        used = helper_ms(self.now)
         self.begin(dst, **how)
         more = during(self, dst) if during else None
         a, b = self.until(self.now, "done"), self.until(dst, "done")
         return {"downtime_ms": a["downtime_us"] / 1e3, "total_ms": a["total_us"] / 1e3, "source": a, "target": b,
-                "during": more}
+                "during": more, "source_cpu_ms": helper_ms(self.now) - used, "target_cpu_ms": helper_ms(dst)}
 
     def leave(self, m):
         if m.p.poll() is None:
