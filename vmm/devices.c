@@ -109,10 +109,12 @@ void devices_init(struct vm *vm)
 
 // QEMU's hours (0, 50, 200, 450, 800, 1,250 ms), since a switch may have lost the first or learn the old port anew
 // from a frame still on its way, and some between: a bridge drops what comes before it has seen that the tap has a
-// carrier, which under load takes it up to a second, and each round lost is time without the guest.
+// carrier, which on a busy host takes it a second or more, and each round lost is time without the guest. A guest that
+// speaks only when spoken to is lost for minutes if all are.
 static void devices_announce(struct vm *vm)
 {
-    static const uint16_t wait_ms[] = {10, 20, 20, 50, 100, 100, 150, 150, 200, 450};
+    static const uint16_t wait_ms[] = {10,  20,  20,  50,   100,  100, 150,
+                                       150, 200, 450, 1000, 2000, 4000};
 
     for (unsigned i = 0; i < vm->nslots; i++)
         if (vm->slot[i].kind == SLOT_NET)

@@ -31,7 +31,7 @@ int vm_disks_lock(struct vm *vm, bool hold, struct err *e); // false: lets them 
 int vm_disks_sync(struct vm *vm, struct err *e);
 // Which file a drive stands on: inode and bytes. False: no such drive.
 bool vm_disk_is(struct vm *vm, unsigned drive, uint64_t id[2]);
-// Now and ten times more within 1.25 s, by the device thread itself.
+// Now and thirteen times more within 8.25 s, by the device thread itself.
 void vm_announce(struct vm *vm);
 
 // ---- memory behind a userfaultfd, at its pinned descriptor. Control thread, before the microVM is configured.
