@@ -74,6 +74,8 @@ def downtime(b):
                         b.res.add(f"post-copy downtime, {mem} MiB, {text}, ms", kind.name, x[key])
                     if mem == 1024:
                         b.res.add("1 GiB, 16 MiB touched, total, ms", kind.name, x["total_ms"])
+                    if kind is Mayfly:
+                        b.res.add(f"post-copy, {mem} MiB, pages asked for", Mayfly.name, x["source"]["requests"])
                     if kind is Mayfly and mem == 1024:
                         wire(b, "16 MiB", x)
             m = b.guest(Mayfly, mem, 16)
