@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs unit test binaries and integration tests; the last line is `N passed, N failed, N skipped`.
 
-usage: tests/run.py [--build DIR] [--skips FILE] [--only SUBSTRING] [--units NAME,NAME] [--lane] [unit] [integration]
+usage: tests/run.py [--build DIR] [--skips FILE] [--only SUBSTRING] [--but SUBSTRING]... [--units NAME,NAME] [--lane]
+                    [unit] [integration]
 A unit test that cannot run on this host prints `SKIP: name: reason`. --skips names a file of permitted
 reasons (one regular expression a line); any other skip then counts as a failure. --lane: where /dev/kvm is
 missing, what needs it runs inside the nested lane, and both sums are one; tests/nested/left-out names what
@@ -33,9 +34,9 @@ class Tally:
         print(f"  SKIP {name}: {reason}", flush=True)
 
 
-def run_unit(build, only, tally, units=None):
+def run_unit(build, only, but, tally, units=None):
     folder = os.path.join(build, "unit")
-    names = sorted(n for n in os.listdir(folder) if n.startswith("test_") and only in n)
+    names = sorted(n for n in os.listdir(folder) if n.startswith("test_") and only in n and not any(b in n for b in but))
     if units is not None:
         names = [n for n in names if n in units]
     for name in names:
@@ -102,7 +103,7 @@ class Result(unittest.TestResult):
         self.addFailure(test, err)
 
 
-def run_integration(build, only, tally, left_out=()):
+def run_integration(build, only, but, tally, left_out=()):
     os.environ["MAYFLY_BUILD"] = os.path.abspath(build)
     folder = os.path.join(ROOT, "tests", "integration")
     sys.path.insert(0, folder)
@@ -116,7 +117,7 @@ def run_integration(build, only, tally, left_out=()):
                 yield t
     chosen = unittest.TestSuite()
     for t in flat(suite):
-        if only not in name_of(t):
+        if only not in name_of(t) or any(b in name_of(t) for b in but):
             continue
         reason = next((why for what, why in left_out if what.fullmatch(name_of(t))), None)
         if reason is None:
@@ -176,6 +177,7 @@ def main():
     ap.add_argument("--build", default=os.path.join(ROOT, "build"))
     ap.add_argument("--skips")
     ap.add_argument("--only", default="")
+    ap.add_argument("--but", action="append", default=[], help="leave out what has this in its name")
     ap.add_argument("--units", help="only these unit test binaries")
     ap.add_argument("--lane", action="store_true")
     ap.add_argument("--left-out", action="store_true", help="without what tests/nested/left-out names")
@@ -188,12 +190,12 @@ def main():
         print("check: /dev/kvm is not here or not ours; what needs it runs inside the nested lane instead", flush=True)
     if "unit" in suites:
         print(f"== unit ({a.build})", flush=True)
-        run_unit(a.build, a.only, tally, None if a.units is None else a.units.split(","))
+        run_unit(a.build, a.only, a.but, tally, None if a.units is None else a.units.split(","))
     if lane:
         run_in_lane(a, suites, tally)
     elif "integration" in suites:
         print(f"== integration ({a.build})", flush=True)
-        run_integration(a.build, a.only, tally, read_left_out() if a.left_out else ())
+        run_integration(a.build, a.only, a.but, tally, read_left_out() if a.left_out else ())
     if a.skips:
         with open(a.skips) as f:
             allowed = [re.compile(x.strip()) for x in f if x.strip() and not x.startswith("#")]

@@ -21,4 +21,5 @@ lint-shell:
 lint: lint-format lint-graph lint-shell lint-cppcheck
 	$(Q)$(MAKE) --no-print-directory CC=gcc all
 	$(Q)$(MAKE) --no-print-directory CC=clang all
+	$(Q)$(MAKE) --no-print-directory DEBUG=1 all
 	$(Q)bash tests/lint/globals.sh build/libmayfly.a build/obj/vmm/main.o

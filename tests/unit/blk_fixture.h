@@ -207,7 +207,8 @@ static inline uint16_t fx_offer(struct fx *f, const struct seg *s, unsigned n)
         memcpy(fx_at(f, FX_DESC + 16u * ((head + i) % VIO_QUEUE_SIZE)), d, sizeof(d));
     }
     le16_put(fx_at(f, FX_AVAIL + 4 + 2u * (f->avail % VIO_QUEUE_SIZE)), head);
-    le16_put(fx_at(f, FX_AVAIL + 2), ++f->avail);
+    // Release: what is offered from another thread is whole when the device sees it.
+    __atomic_store_n((uint16_t *)(void *)fx_at(f, FX_AVAIL + 2), ++f->avail, __ATOMIC_RELEASE);
     return head;
 }
 

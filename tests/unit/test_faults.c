@@ -10,7 +10,7 @@
 #include "vmm/state.h"
 
 // The linker sends these here (tests/unit/faults.mk); the `left`-th call of the control thread fails.
-static int left;
+static _Atomic int left;
 static const char *failed;
 static pthread_t control;
 
