@@ -21,6 +21,11 @@ from peers import Firecracker, Floor, Mayfly, Net, Qemu
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NS = 1e-3  # of a microsecond
+PEER = "firecracker"  # whom the goals name
+# metric -> (most that our median may be, most that its ratio to PEER's may be); rates and latencies are in goal().
+GOALS = {"spawn to API accepts": (None, 0.5), "InstanceStart answered": (1000, 0.2),
+         "memory outside the guest, RSS": (1024, None)}
+RATE, LATENCY = 1.2, 0.8  # of net and blk, against PEER
 
 
 def median(values):
@@ -56,11 +61,30 @@ class Results:
             yield row
 
 
+def goal(row):
+    """(the goal in words, whether it is met) of a row; ("-", None) where none was set or PEER was not there."""
+    if "mayfly" not in row:
+        return "-", None
+    ours, ratio = row["mayfly"]["median"], row.get(PEER, {}).get("ratio")
+    if row["metric"] in GOALS:
+        most, share = GOALS[row["metric"]]
+        words = " and ".join(([f"<= {num(most)}"] if most else []) + ([f"<= {share}x"] if share else []))
+        if share and ratio is None:
+            return words, None
+        return words, (not most or ours <= most) and (not share or ratio <= share)
+    if not row["metric"].startswith(("net ", "blk ")) or ratio is None:
+        return "-", None
+    if row["unit"] == "us":
+        return f"<= {LATENCY}x", ratio <= LATENCY
+    return f">= {RATE}x", ratio >= RATE
+
+
 def table(rows, peers):
-    head = ["", "unit"] + [c for p in peers for c in ([p, "p99"] if p == "mayfly" else [p, "p99", "ratio"])]
+    head = ["", "unit", "goal", ""] + [c for p in peers for c in ([p, "p99"] if p == "mayfly" else [p, "p99", "ratio"])]
     out = [head]
     for r in rows:
-        line = [r["metric"], r["unit"]]
+        words, met = goal(r)
+        line = [r["metric"], r["unit"], words, "-" if met is None else "met" if met else "MISSED"]
         for p in peers:
             cell = r.get(p)
             line += ([num(cell["median"]), num(cell["p99"])] if cell else ["-", "-"])
@@ -76,12 +100,12 @@ def num(v):
 
 def plain(lines):
     w = [max(len(x[i]) for x in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(n) if i < 2 else c.rjust(n) for i, (c, n) in enumerate(zip(x, w)))
+    return "\n".join("  ".join(c.ljust(n) if i < 4 else c.rjust(n) for i, (c, n) in enumerate(zip(x, w)))
                      for x in lines)
 
 
 def markdown(lines):
-    rule = ["---", "---"] + ["--:"] * (len(lines[0]) - 2)
+    rule = ["---"] * 4 + ["--:"] * (len(lines[0]) - 4)
     return "\n".join("| " + " | ".join(x) + " |" for x in [lines[0], rule] + lines[1:])
 
 
@@ -208,8 +232,10 @@ def main():
     names = [p.name for p in peers]
     rows = list(res.rows(names))
     lines = table(rows, names)
+    judged = [met for _, met in map(goal, rows) if met is not None]
     text = "; ".join(f"{k} {v}" for k, v in info.items())
-    print(f"\n{text}\nratio = Mayfly divided by the peer\n\n{plain(lines)}")
+    print(f"\n{text}\nratio = Mayfly divided by the peer\n\n{plain(lines)}\n\n"
+          f"{judged.count(True)} goals met, {judged.count(False)} missed")
     with open(os.path.join(out, "bench.json"), "w") as f:
         json.dump({"facts": info, "rows": rows, "samples": res.data}, f, indent=1)
     with open(os.path.join(out, "bench.md"), "w") as f:
