@@ -250,8 +250,9 @@ static int give_name(struct new_file *f, bool alone)
 
     if (there && S_ISDIR(st.st_mode)) // it could be exchanged, too
         return -EISDIR;
-    int rc = move(f, f->temp, f->name, there ? RENAME_EXCHANGE : 0);
-    f->how = rc ? NEW_UNNAMED : there ? NEW_SWAPPED : NEW_NAMED;
+    const bool swap = there && S_ISREG(st.st_mode); // Landlock lets nothing else have another name
+    int rc = move(f, f->temp, f->name, swap ? RENAME_EXCHANGE : 0);
+    f->how = rc ? NEW_UNNAMED : swap ? NEW_SWAPPED : NEW_NAMED;
     if (rc == -EINVAL && alone && (rc = move(f, f->temp, f->name, 0)) == 0)
         f->how = NEW_NAMED;
     return rc;
