@@ -102,12 +102,11 @@ class Migrating(Base):
         self.assertEqual(self.lan.http("GET", "/counter")[0], 200)
 
     def look_closely(self, pid, does, own, proc):
-        """The sender has what it has at rest and two channels; what is not configured yet has no devices, and sockets
-        that it may still need for a page server."""
+        """The sender has what it has at rest and two channels; what is not configured yet has its devices' files, but no
+        devices, and sockets that it may still need for a page server."""
         configured = does != "receives"
         self.assert_confined(pid, configured)
-        files = [*own, r"/out$"]
-        files += [r"/net/tun$|^/tun", r"disk$"] if configured else []
+        files = [*own, r"/out$", r"/net/tun$|^/tun", r"disk$"]
         files += [r"^socket:$"] * (0 if does == "runs" else 2 if configured else 2 + SPARE_SOCKS)
         self.assert_fds(pid, files, eventfds=5 if configured else 3, proc=proc,
                         pulled=does in ("pulls", "runs"), configured=configured)
