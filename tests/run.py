@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs unit test binaries and integration tests; the last line is `N passed, N failed, N skipped`.
 
-usage: tests/run.py [--build DIR] [--skips FILE] [--only SUBSTRING] [--but SUBSTRING]... [--units NAME,NAME] [--lane]
+usage: tests/run.py [--build DIR] [--skips FILE] [--only SUBSTRING,...] [--but SUBSTRING]... [--units NAME,NAME] [--lane]
                     [unit] [integration]
 A unit test that cannot run on this host prints `SKIP: name: reason`. --skips names a file of permitted
 reasons (one regular expression a line); any other skip then counts as a failure. --lane: where /dev/kvm is
@@ -34,9 +34,13 @@ class Tally:
         print(f"  SKIP {name}: {reason}", flush=True)
 
 
+def wanted(name, only, but):
+    return any(word in name for word in only.split(",")) and not any(b in name for b in but)
+
+
 def run_unit(build, only, but, tally, units=None):
     folder = os.path.join(build, "unit")
-    names = sorted(n for n in os.listdir(folder) if n.startswith("test_") and only in n and not any(b in n for b in but))
+    names = sorted(n for n in os.listdir(folder) if n.startswith("test_") and wanted(n, only, but))
     if units is not None:
         names = [n for n in names if n in units]
     for name in names:
@@ -117,7 +121,7 @@ def run_integration(build, only, but, tally, left_out=()):
                 yield t
     chosen = unittest.TestSuite()
     for t in flat(suite):
-        if only not in name_of(t) or any(b in name_of(t) for b in but):
+        if not wanted(name_of(t), only, but):
             continue
         reason = next((why for what, why in left_out if what.fullmatch(name_of(t))), None)
         if reason is None:

@@ -19,7 +19,7 @@ nested-deps: deps
 
 # The targets below it are made by a second make, once their packages are there.
 check-nested check-nested-quick demo-linux: nested-deps
-	$(Q)$(MAKE) --no-print-directory all build/kernels/6.12/bzImage $(if $(filter check-nested,$@),build/kernels/6.1/bzImage)
+	$(Q)$(MAKE) --no-print-directory all unit build/kernels/6.12/bzImage $(if $(filter check-nested,$@),build/kernels/6.1/bzImage)
 	$(Q)$(RUN_$@)
 RUN_check-nested = $(call ON_STOCK_KVM,python3 tests/nested/run-suite.py $(SUITE),--results /results)
 RUN_check-nested-quick = $(call ON_STOCK_KVM,python3 tests/nested/run-suite.py --quick $(SUITE),--results /results)

@@ -268,7 +268,10 @@ int main(void)
     Suite *s = suite_create("loop");
     TCase *t = tcase_create("loop");
     tcase_set_timeout(t, 60);
-    tcase_add_test(t, restricted);
+    TCase *ring = tcase_create("ring");
+    tcase_set_timeout(ring, 60);
+    tcase_add_test(ring, restricted);
+    suite_add_tcase(s, ring);
     tcase_add_test(t, events);
     tcase_add_test(t, io_and_calls);
     suite_add_tcase(s, t);
