@@ -4,8 +4,9 @@
 
 Beside them a floor, the same namespaces made by unshare(1) around a monitor, and what a pool of jailed monitors leaves
 of it: from the request to the pool until the API of each that it gave has answered. Medians and p99 in milliseconds,
-ratios to plain. The kinds take turns, so that what else runs on the host meets all alike; each round ends before the
-next begins. Needs root. BENCH_ROUNDS=60: rounds of one; a twelfth as many of a hundred.
+ratios to plain and to the floor, and the goal with whether it is met, as a table in Markdown. The kinds take turns, so
+that what else runs on the host meets all alike; each round ends before the next begins. Needs root. BENCH_ROUNDS=60:
+rounds of one; a twelfth as many of a hundred.
 """
 import os
 import select
@@ -21,6 +22,7 @@ BUILD = os.environ.get("MAYFLY_BUILD", os.path.join(os.path.dirname(__file__), "
 MAYFLY, JAIL, CTL = (os.path.abspath(os.path.join(BUILD, n)) for n in ("mayfly", "mayfly-jail", "mayflyctl"))
 KINDS = ("plain", "unshare", "strict", "strict, --netns", "compat", "pool, strict")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "60"))
+GOALS = {"strict": 2, "strict, --netns": 2, "compat": 2, "pool, strict": 1}  # times plain, p50 and p99
 
 
 def words(kind, tmp, name, netns):
@@ -140,6 +142,27 @@ def measure_pool(tmp, tag, at_once):
         p.wait()
 
 
+def report(at_once, took):
+    p = {k: (sorted(v)[len(v) // 2], sorted(v)[int(len(v) * 0.99)]) for k, v in took.items()}
+    for kind in KINDS:
+        cells = [str(at_once), kind]
+        for now, plain, floor in zip(p[kind], p["plain"], p["unshare"]):
+            cells += [f"{now:.2f}", f"{now / plain:.2f}", f"{now / floor:.2f}"]
+        goal = GOALS.get(kind)
+        missed = [n for n, now, plain in zip(("p50", "p99"), p[kind], p["plain"]) if goal and now > goal * plain]
+        cells += [f"<= {goal}x" if goal else "-", f"**MISSED** ({', '.join(missed)})" if missed else "met" if goal else "-"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def head():
+    """The machine and what ran on it, as the first line of a report."""
+    rev = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=os.path.dirname(os.path.abspath(__file__)),
+                         capture_output=True, text=True).stdout.strip()
+    rt = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    return (f"date {time.strftime('%Y-%m-%d')}; kernel {os.uname().release}; cpus {os.cpu_count()}; load "
+            f"{os.getloadavg()[0]:.1f}; mayfly {rev}; priority {'real time' if rt else 'normal'}")
+
+
 def main():
     if os.geteuid():
         sys.exit("needs root")
@@ -149,6 +172,9 @@ def main():
     holder.stdout.readline()
     tmp = tempfile.mkdtemp(prefix="mayfly-bench-")
     os.chmod(tmp, 0o755)
+    print(f"{head()}; rounds {ROUNDS}\n\n"
+          "| at once | kind | p50, ms | to plain | to unshare | p99, ms | to plain | to unshare | goal | |\n"
+          "| --: | --- | --: | --: | --: | --: | --: | --: | --- | --- |", flush=True)
     try:
         for at_once, rounds in ((1, ROUNDS), (100, max(1, ROUNDS // 12))):
             took = {k: [] for k in KINDS}
@@ -160,10 +186,7 @@ def main():
                     for name in os.listdir(tmp):
                         path = os.path.join(tmp, name)
                         shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
-            p = {k: (sorted(v)[len(v) // 2], sorted(v)[int(len(v) * 0.99)]) for k, v in took.items()}
-            for kind in KINDS:
-                print(f"{at_once:4} at once  {kind:16} p50 {p[kind][0]:8.2f} ms {p[kind][0] / p['plain'][0]:5.2f}x  "
-                      f"p99 {p[kind][1]:8.2f} ms {p[kind][1] / p['plain'][1]:5.2f}x plain", flush=True)
+            report(at_once, took)
     finally:
         holder.kill()
         holder.wait()
