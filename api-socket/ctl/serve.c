@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include "api-socket/ctl/serve.h"
+#include "jail/jail.h"
 
 #define HALF_NS (15 * NSEC_PER_SEC) // for the other connection
 
@@ -142,7 +143,17 @@ static void take(struct server *s)
 
 // ---- the command
 
-static int serve(struct server *s, const char *at)
+// Who connects is a stranger, and all that this process needs is open: capabilities go, and with Landlock every file
+// but the snapshot's.
+static int confine(const char *mem, struct err *e)
+{
+    struct jail j = {.allow_dirs = &mem, .n_allow_dirs = 1, .allow_no_landlock = true};
+
+    int rc = jail_user(e);
+    return rc ? rc : jail_fs(&j, e);
+}
+
+static int serve(struct server *s, const char *at, const char *mem)
 {
     struct err e = {0};
 
@@ -150,6 +161,8 @@ static int serve(struct server *s, const char *at)
         return ctl_fail(&e);
     raise_limits();
     s->signals = stop_watch();
+    if (confine(mem, &e))
+        return ctl_fail(&e);
     pthread_mutex_init(&s->lock, NULL);
     memset(s->heard, 0xff, sizeof(s->heard));
     for (unsigned i = 0; i < HALVES_MAX; i++)
@@ -202,7 +215,7 @@ int cmd_serve(int argc, char **argv)
     else if (served_open(&s->t, state, mem, wset, &e))
         rc = ctl_fail(&e);
     else
-        rc = serve(s, at);
+        rc = serve(s, at, mem);
     // Threads may still look at it: the process ends with it.
     return rc;
 }

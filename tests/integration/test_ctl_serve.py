@@ -346,6 +346,15 @@ class Hostile(ServeCase):
             c.close()
         self.lives(s)
 
+    def test_confined(self):
+        """Once it listens it has no capability, gains none, and still serves."""
+        s = self.serve()
+        with open(f"/proc/{self.server_pid(s)}/status") as f:
+            status = dict(x.split(":", 1) for x in f.read().splitlines())
+        self.assertEqual({int(status[k], 16) for k in ("CapEff", "CapPrm", "CapInh", "CapAmb")}, {0})
+        self.assertEqual(status["NoNewPrivs"].strip(), "1")
+        self.lives(s)
+
     def server_pid(self, s):
         """ip netns exec becomes the command."""
         return s.p.pid
