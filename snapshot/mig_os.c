@@ -2,7 +2,7 @@
 // struct mig_io on real sockets, memory and files. All of it on the helper thread.
 //
 // #syscalls:helper sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC) poll close
-// #syscalls:helper preadv2(0) pwritev2(0) fsync fcntl(F_OFD_SETLK) madvise(MADV_DONTNEED)
+// #syscalls:helper preadv2(0) pwritev2(0) fsync fcntl(F_OFD_SETLK) madvise(MADV_DONTNEED, MADV_POPULATE_WRITE)
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -10,6 +10,10 @@
 
 #include "snapshot/mig_os.h"
 #include "vmm/mem/uffd.h"
+
+#ifndef MADV_POPULATE_WRITE // Linux 5.14; musl lacks it
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static long os_send(void *c, enum mig_ch ch, const struct iovec *v, int n)
 {
@@ -133,6 +137,8 @@ static int os_place(void *c, uint64_t page, uint64_t n, const void *data)
     for (uint64_t done = 0; done < n * PAGE_SIZE; done += len) {
         uint8_t *at = pages_at(r->m.mem, page * PAGE_SIZE + done, &len);
         len = MIN(len, n * PAGE_SIZE - done);
+        if (n > 1) // in place of a fault for each page; a kernel that cannot leaves it at those
+            madvise(at, len, MADV_POPULATE_WRITE);
         if (data)
             memcpy(at, (const uint8_t *)data + done, len);
         else
