@@ -68,7 +68,7 @@ static void heard(struct server *s, int fd)
 
 static void admit(struct server *s, const struct link_line *l, int conn)
 {
-    int fd[2] = {-1, -1}, size = 256 * (int)KIB; // what lies in bulk's buffer is ahead of nothing
+    int fd[2] = {-1, -1};
     struct err e = {0};
 
     pthread_mutex_lock(&s->lock);
@@ -83,7 +83,6 @@ static void admit(struct server *s, const struct link_line *l, int conn)
     }
     if (!both)
         return;
-    setsockopt(fd[LINK_BULK], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     serve_puller(s, l, fd);
     pthread_mutex_lock(&s->lock);
     s->pullers--;

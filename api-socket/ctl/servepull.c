@@ -93,11 +93,20 @@ static void not_starting(struct puller *p)
     p->counted = false;
 }
 
+// Before the start nothing is more urgent than what lies in the buffer; afterwards it is ahead of what is asked for.
+static void small_buffer(int fd)
+{
+    int size = 256 * (int)KIB;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 // How long the rest of its memory waits for what matters more. What it asks for never does.
 static uint64_t holds(struct puller *p, uint64_t now)
 {
-    if (p->m.running && !p->ran)
+    if (p->m.running && !p->ran) {
         p->ran = now;
+        small_buffer(p->fd[MIG_BULK]);
+    }
     if (p->ran || now - p->since > START_NS)
         not_starting(p);
     if (!p->ran)
@@ -223,6 +232,8 @@ static struct puller *puller_new(struct server *s, const struct link_line *l, in
     p->until = p->since + MIN(s->limit_s, 1000000000) * NSEC_PER_SEC;
     p->fd[0] = p->fd[1] = p->next[0] = p->next[1] = -1;
     memcpy(again ? p->next : p->fd, fd, sizeof(p->fd));
+    if (again)
+        small_buffer(fd[LINK_BULK]);
     m->io = &io;
     m->ctx = p;
     m->mem = &s->t.mem;
