@@ -95,6 +95,23 @@ class Tls(MoveCase):
         self.arrived(r)
         self.assertEqual(self.get("/sum?mib=16")["sum"], total)
 
+    def test_a_snapshot_is_served(self):
+        """The puller connects, so its host has the source's lines and the server's the target's."""
+        src = self.boot()
+        total = self.touch(16)
+        src.patch("/vm", state="Paused")
+        src.put("/snapshot/create", snapshot_path=self.path("state"), mem_file_path=self.path("mem"))
+        src.close()
+        s = self.ctl(1, "serve", "--listen", "127.0.0.1:7000", "--snapshot", self.path("state"), "--mem", self.path("mem"),
+                     "--verify")
+        s.wait_for("listening")
+        self.stunnel(1, "target")
+        self.ended(self.ctl(0, "pull", "127.0.0.1:7001", "--api-sock", self.path("b.sock"), "--spawn"), 1)  # no proxy yet
+        self.stunnel(0, "source")
+        self.ended(self.ctl(0, "pull", "127.0.0.1:7001", "--api-sock", self.path("b.sock"), "--spawn"))
+        self.assertEqual(self.get("/sum?mib=16")["sum"], total)
+        self.ended(self.ctl(0, "pull", "10.77.0.2:7443", "--api-sock", self.path("c.sock"), "--spawn"), 1)  # no TLS at all
+
     def test_wrong_certificates(self):
         """Another authority's, another host's, or none, at either end: nothing reaches the receiver."""
         self.authority("wrong")
