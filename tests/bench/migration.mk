@@ -6,7 +6,7 @@ bench-migration: all $(B)/bench/migrate
 	$(Q)$(if $(RT),nice -n -20) python3 tests/bench/bench_migration.py --build $(B) $(if $(ONLY),--only $(ONLY)) \
 	    $(if $(ROUNDS),--rounds $(ROUNDS))
 
-# make bench-serve [ROUNDS=N]: remote cold start, one puller and twenty. Writes docs/benchmarks/serve.md.
+# make bench-serve [ROUNDS=N] [RT=1] [PARTS=waits,started,bare,many]: remote cold start, one puller and twenty. Writes docs/benchmarks/serve.md.
 .PHONY: bench-serve
 bench-serve: all $(B)/bench/ask
-	$(Q)python3 tests/bench/bench_serve.py --build $(B) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(Q)$(if $(RT),nice -n -20) python3 tests/bench/bench_serve.py --build $(B) $(if $(PARTS),--only $(PARTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
