@@ -145,7 +145,7 @@ static int stop_and_copy(struct mig *m)
     m->paused = true;
     if ((rc = m->io->dirty(m->ctx, m->aux)))
         return rc;
-    if (m->verify)
+    if (m->verify && !m->sum) // a served snapshot's is known
         m->sum = mig_ram_sum(m, NULL);
     if (pull) {
         memcpy(m->todo, m->aux, m->nwords * 8);

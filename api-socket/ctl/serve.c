@@ -162,6 +162,9 @@ static int serve(struct server *s, const char *at, const char *mem)
     s->signals = stop_watch();
     if (confine(mem, &e))
         return ctl_fail(&e);
+    if (s->verify)
+        s->t.sum =
+            mig_ram_sum(&(struct mig){.mem = &s->t.mem, .npages = s->t.mem.size / PAGE_SIZE}, NULL);
     pthread_mutex_init(&s->lock, NULL);
     memset(s->heard, 0xff, sizeof(s->heard));
     for (unsigned i = 0; i < HALVES_MAX; i++)
@@ -203,7 +206,7 @@ int cmd_serve(int argc, char **argv)
         {"--max", OPT_NUM, &s->pullers_max, "N  pullers at once (256)"},
         {"--limit", OPT_NUM, &s->limit_s, "S  the longest that one is served (3600)"},
         {"--bandwidth", OPT_NUM, &s->bandwidth, "MIB  the most a second for each (no limit)"},
-        {"--verify", OPT_FLAG, &s->verify, "compare all memory besides: costs time"},
+        {"--verify", OPT_FLAG, &s->verify, "compare all memory besides: costs the targets time"},
         {"--json", OPT_FLAG, &s->json, "each result as a line of JSON"},
         {"--quiet", OPT_FLAG, &s->quiet, "say nothing of what goes well"},
         {"--help", OPT_FLAG, &help, "this"}};

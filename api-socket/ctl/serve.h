@@ -21,6 +21,7 @@ struct served { // constant once it is open, and then any thread's
     struct guest_mem mem;   // the memory file, mapped to be read
     uint64_t *data, *first; // bits of pages that are no hole; of those that go before it starts
     uint64_t nfirst;
+    uint64_t sum; // of all memory, if it is verified
 };
 
 // wset NULL: none. Errors: whatever is wrong with a file, by name.

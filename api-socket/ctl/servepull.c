@@ -250,8 +250,7 @@ static struct puller *puller_new(struct server *s, const struct link_line *l, in
     m->paused = m->committed = m->running = again;
     atomic_store(&m->st.role, MIG_SOURCE);
     session(m, l->session, s->t.id);
-    if (again && s->verify) // a first session does this while its target stands still
-        m->sum = mig_ram_sum(m, NULL);
+    m->sum = s->t.sum;
     if (buffers(m))
         return p;
     free(m->todo);
