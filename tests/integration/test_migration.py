@@ -21,7 +21,7 @@ from miglib import CH, Lan, Wire, api_fds, begin, channels, request, wait
 RARP = socket.htons(0x8035)
 SO_TIMESTAMPNS = 35
 F_OFD_SETLK = 37
-HOPS = int(os.environ.get("MAYFLY_MIG_HOPS", 25))
+HOPS = int(os.environ.get("MAYFLY_MIG_HOPS", 100))
 
 
 class MigrationCase(GuestCase):
@@ -240,7 +240,7 @@ class Traffic(MigrationCase):
         self.assertEqual(self.get("/counter")["counter"], 2)
 
     def test_ping_pong(self):
-        """To and fro, MAYFLY_MIG_HOPS times (25): it is one guest all the way, with one owner after the other."""
+        """To and fro, MAYFLY_MIG_HOPS times (100): it is one guest all the way, with one owner after the other."""
         src = self.boot(mem=64)
         total, began = self.touch(4), self.get("/counter")
         for hop in range(HOPS):
