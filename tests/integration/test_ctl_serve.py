@@ -80,7 +80,7 @@ class ServeCase(GuestCase):
         kw.setdefault("retry", 30)
         status, out = self.lan.hosts[host].http(method, path, **kw)
         self.assertEqual(status, 200, out)
-        return json.loads(out) if out[:1] in b"{[" else out
+        return json.loads(out) if out[:1] in b"{[" and not path.startswith("/sector") else out
 
     def whole(self, host):
         self.assertEqual(self.get(host, f"/sum?mib={self.TOUCH}", timeout=60)["sum"], self.sum)
