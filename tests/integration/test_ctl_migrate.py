@@ -47,7 +47,7 @@ class MoveCase(GuestCase):
     def get(self, path, method="GET", body=None):
         status, out = self.lan.http(method, path, body)
         self.assertEqual(status, 200, out)
-        return json.loads(out) if out[:1] in b"{[" else out
+        return json.loads(out) if out[:1] in b"{[" and not path.startswith("/sector") else out
 
     def touch(self, mib):
         self.get(f"/touch?mib={mib}&seed=7")

@@ -47,7 +47,7 @@ class MigrationCase(GuestCase):
     def get(self, path, method="GET", body=None, **kw):
         status, out = self.lan.http(method, path, body, **kw)
         self.assertEqual(status, 200, out)
-        return json.loads(out) if out[:1] in b"{[" else out
+        return json.loads(out) if out[:1] in b"{[" and not path.startswith("/sector") else out
 
     def touch(self, mib, seed=7):
         self.get(f"/touch?mib={mib}&seed={seed}")
