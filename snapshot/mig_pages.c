@@ -124,8 +124,7 @@ int mig_push(struct mig *m)
     return rc ? rc : pace(m);
 }
 
-// A page that is not to be sent any more is on its way. It goes alone, since somebody waits for it, and those behind it
-// at once: guests walk upwards, and each that comes unasked for saves a round trip. Bulk goes on behind them.
+// A page that is not to be sent any more is on its way. Bulk goes on behind it: guests walk upwards.
 static int answer(struct mig *m, uint64_t page)
 {
     uint64_t n = 1;
@@ -137,17 +136,8 @@ static int answer(struct mig *m, uint64_t page)
         return 0;
     const uint8_t *src = page_at(m, page, &n);
     clear(m, page, 1);
-    int rc = send_run(m, MIG_URGENT, page, 1, src, false);
-    if (rc || ++page == m->npages)
-        return rc;
-    m->cursor = page;
-    n = pages_run_max(m->todo, m->npages, &page, MIG_NEAR);
-    if (!n || page != m->cursor)
-        return 0;
-    src = page_at(m, page, &n);
-    clear(m, page, n);
-    m->cursor = page + n;
-    return send_run(m, MIG_URGENT, page, n, src, false);
+    m->cursor = page + 1;
+    return send_run(m, MIG_URGENT, page, 1, src, false);
 }
 
 static int refused(struct mig *m, const struct mig_msg *g)

@@ -19,7 +19,6 @@
 #define MIG_RUN      32u // pages of one message, at most
 #define MIG_PAYLOAD  (MIG_RUN * (uint32_t)PAGE_SIZE)
 #define MIG_PULL_RUN 16u // pages of one message during the pull: an urgent one waits for no more
-#define MIG_NEAR     7u  // pages behind one that was asked for that go with it
 #define MIG_ID       16
 #define MIG_BLOB_MAX (1024 * 1024 + 4096)
 // In front of a state: how many disks, inode and bytes of each.
