@@ -82,7 +82,8 @@ static struct end *ends(size_t chunk)
         e[i].m.ctx = &e[i];
         atomic_store(&e[i].m.st.role, i ? MIG_TARGET : MIG_SOURCE);
         memset(e[i].m.session, 5, MIG_ID);
-        e[i].m.ch[CH].buf = malloc(MIG_HEAD + MIG_PAYLOAD);
+        e[i].m.ch[0].buf = malloc(MIG_HEAD + MIG_PAYLOAD);
+        e[i].m.ch[1].buf = malloc(MIG_HEAD + MIG_PAYLOAD);
     }
     e[0].out = e[1].in = calloc(1, sizeof(struct pipe));
     e[0].out->chunk = chunk;
@@ -92,8 +93,8 @@ static struct end *ends(size_t chunk)
 static void done(struct end *e)
 {
     free(e[0].out);
-    free(e[0].m.ch[CH].buf);
-    free(e[1].m.ch[CH].buf);
+    for (int i = 0; i < 4; i++)
+        free(e[i / 2].m.ch[i % 2].buf);
     free(e);
 }
 
@@ -151,7 +152,6 @@ START_TEST(other_session_channel_direction_number)
             e[0].m.ch[CH].tx = 1;
         mig_put(&e[0].m, CH, M_PING, 0, 0, NULL, 0);
         if (what == 3) { // on the other channel
-            e[1].m.ch[MIG_URGENT].buf = e[1].m.ch[CH].buf;
             ck_assert_int_eq(mig_get(&e[1].m, MIG_URGENT, &g), -EBADMSG);
         } else if (what == 4) { // twice
             memcpy(e[0].out->b + MIG_HEAD, e[0].out->b, MIG_HEAD);
@@ -251,6 +251,56 @@ START_TEST(pages_out_of_place)
 }
 END_TEST
 
+static void came(struct end *e, enum mig_ch ch, uint64_t page, uint64_t n)
+{
+    struct mig_msg g;
+
+    ck_assert_int_eq(mig_get(&e[1].m, ch, &g), 1);
+    ck_assert_uint_eq(g.type, M_PAGES);
+    ck_assert_uint_eq(g.arg, page);
+    ck_assert_uint_eq(g.len, n * PAGE_SIZE);
+    e[0].out->head = e[0].out->tail = 0;
+}
+
+// The page that is asked for goes alone; bulk goes on from behind it, in order, to the end, and round to what was left
+// before. None goes twice.
+START_TEST(pushed_from_behind_the_fault)
+{
+    struct end *e = ends(100000);
+    struct mig *s = &e[0].m;
+    uint64_t todo[1] = {~0ULL};
+    uint8_t *ram = aligned_alloc(PAGE_SIZE, 64 * PAGE_SIZE);
+    struct guest_mem mem = {
+        .n = 1, .size = 64 * PAGE_SIZE, .r[0] = {.host = ram, .size = 64 * PAGE_SIZE}};
+
+    memset(ram, 1, 64 * PAGE_SIZE);
+    e[1].out = e[0].in = calloc(1, sizeof(struct pipe));
+    e[1].out->chunk = 100000;
+    s->mem = &mem;
+    s->npages = 64;
+    s->nwords = 1;
+    s->todo = todo;
+    s->paused = true;
+    atomic_store(&s->st.remaining_pages, 64);
+    for (int i = 0; i < 2; i++) { // a second time it is on its way already
+        ck_assert_int_eq(mig_put(&e[1].m, MIG_URGENT, M_WANT, 40, 0, NULL, 0), 0);
+        ck_assert_int_eq(mig_serve(s), 0);
+    }
+    came(e, MIG_URGENT, 40, 1);
+    static const uint64_t order[][2] = {{41, 16}, {57, 7}, {0, 16}, {16, 16}, {32, 8}};
+    for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+        ck_assert_int_eq(mig_push(s), 0);
+        came(e, MIG_BULK, order[i][0], order[i][1]);
+    }
+    ck_assert_int_eq(mig_push(s), 0);
+    ck_assert(e[0].out->tail == 0 && todo[0] == 0 && atomic_load(&s->st.remaining_pages) == 0);
+    ck_assert_uint_eq(atomic_load(&s->st.pages), 64);
+    free(e[1].out);
+    free(ram);
+    done(e);
+}
+END_TEST
+
 static struct mig party(struct disk *d, uint8_t who, uint8_t other)
 {
     struct mig m = {.io = &disk_io, .ctx = d, .arbitrated = true, .epoch = 1};
@@ -338,6 +388,7 @@ int main(void)
     tcase_add_test(t, other_session_channel_direction_number);
     tcase_add_test(t, pieces);
     tcase_add_test(t, pages_out_of_place);
+    tcase_add_test(t, pushed_from_behind_the_fault);
     tcase_add_test(t, arbiter);
     tcase_add_test(t, offer_taken_back);
     tcase_add_test(t, arbiter_fails);
