@@ -559,6 +559,26 @@ class Refused(MigrationCase):
         wait(src), wait(dst)
         self.get("/counter")
 
+    def test_locks_change_hands(self):
+        """A third monitor cannot have the disk: not from the source, not from the target, not in the pull."""
+        disk = self.disk()
+        src, third = self.boot(drives=[disk]), self.monitor()
+
+        def refused():
+            with self.assertRaisesRegex(ApiError, "in use"):
+                third.put("/drives/d", drive_id="d", path_on_host=disk, is_root_device=False)
+        self.touch(8)
+        refused()
+        dst = self.target()
+        begin(src, dst, arbiter=self.arbiter, mode="postcopy", bandwidth_mib_s=8)
+        wait(dst, ("active",), stage="activation")
+        refused()
+        wait(src), wait(dst)
+        self.gone(src)  # its locks had gone before
+        refused()
+        dst.kill()
+        third.put("/drives/d", drive_id="d", path_on_host=disk, is_root_device=False)
+
     def test_a_failed_target_locks_disks_again(self):
         """What a receive may do, open a disk that the source still owns, ends with it."""
         disk = self.disk()
