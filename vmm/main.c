@@ -255,6 +255,7 @@ static int run(struct monitor *m)
         rc = vm_arm(m->vm, &e);
     if (rc) {
         complain(e.msg);
+        api_close(m->api);
         return VM_EXIT_FAILURE;
     }
     rc = configure(m, &e);
