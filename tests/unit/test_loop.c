@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 
 #include "vmm/loop.h"
 
@@ -172,6 +173,14 @@ static int arm_timer(void *arg)
     return 0;
 }
 
+static bool before_linux(unsigned major, unsigned minor)
+{
+    struct utsname u;
+    unsigned a = 0, b = 0;
+    return !uname(&u) && sscanf(u.release, "%u.%u", &a, &b) == 2 &&
+           (a < major || (a == major && b < minor));
+}
+
 // An eventfd is watched for ever without being read; another poll is one shot.
 START_TEST(events)
 {
@@ -202,11 +211,15 @@ START_TEST(events)
     loop_again(&s->l, 3);
     wait_for(&s->kicks, before + 1);
     loop_call(&s->l, del_file, &once);
-    // Its last reference is ours now: the peer sees the end when we close it.
-    char c;
+    // Its last reference is ours now: the peer sees the end when we close it. Older kernels keep a file of the table
+    // for as long as a request that is older than its removal, and the watch lasts to the end.
+    struct pollfd peer = {.fd = p[1], .events = POLLIN};
     close(p[0]);
-    ck_assert_int_eq(recv(p[1], &c, 1, 0) <= 0, 1);
+    ck_assert(before_linux(6, 13) || poll(&peer, 1, 5000) == 1);
     loop_end(&s->l);
+    char c;
+    ck_assert_int_eq(poll(&peer, 1, 5000), 1);
+    ck_assert_int_le(recv(p[1], &c, 1, 0), 0);
     close(p[1]);
     close(bell.fd);
     free(s);
@@ -268,10 +281,7 @@ int main(void)
     Suite *s = suite_create("loop");
     TCase *t = tcase_create("loop");
     tcase_set_timeout(t, 60);
-    TCase *ring = tcase_create("ring");
-    tcase_set_timeout(ring, 60);
-    tcase_add_test(ring, restricted);
-    suite_add_tcase(s, ring);
+    tcase_add_test(t, restricted);
     tcase_add_test(t, events);
     tcase_add_test(t, io_and_calls);
     suite_add_tcase(s, t);
