@@ -6,6 +6,5 @@
 # timeout: 300
 import lib
 
-lib.run_tests("unit", "test_jail", "test_seccomp")
-lib.run_tests("unit", "test_loop", case="ring")
+lib.run_tests("unit", "test_jail", "test_seccomp", "test_loop")
 lib.run_tests("integration", "test_jail.", "test_jail_strict.", "test_jail_kernel.")

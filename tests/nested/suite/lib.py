@@ -41,11 +41,10 @@ def check(ok, what):
         raise AssertionError(what)
 
 
-def run_tests(kind, *only, case=""):
-    """The unit or integration tests whose names hold one of these words, or a case of one, and no skip but those of
-    tests/nested/skips."""
-    subprocess.run([sys.executable, "tests/run.py", "--skips", "tests/nested/skips", "--only", ",".join(only), kind], cwd=TOP, check=True,
-                   env={**os.environ, **({"CK_RUN_CASE": case} if case else {})})
+def run_tests(kind, *only):
+    """The unit or integration tests whose names hold one of these words; no skip but those of tests/nested/skips."""
+    subprocess.run([sys.executable, "tests/run.py", "--skips", "tests/nested/skips", "--only", ",".join(only), kind],
+                   cwd=TOP, check=True)
 
 
 def asset(*path):
