@@ -452,6 +452,26 @@ class Compat(Base):
                 for group in (f"{mount}/{parent}/{self.vm_id}", f"{mount}/{parent}"):
                     remove_group(group)
 
+    def test_cgroup_v2(self):
+        parent = os.path.join(cgroup_v2("pids", "memory", "cpu", "io"), f"mayfly-{os.getpid()}")
+        group = os.path.join(parent, self.vm_id)
+        wanted = {"pids.max": "77", "memory.max": "104857600", "cpu.weight": "50",
+                  "io.max": f"{device()} rbps=max wbps=10485760 riops=max wiops=max"}
+        flags = [w for name, value in wanted.items() for w in ("--cgroup", f"{name}={value}")]
+        p = self.hold(self.compat_words("--cgroup-version", "2", *flags, "--parent-cgroup", os.path.basename(parent),
+                                        tail=["hold"]))
+        try:
+            for name, value in {**wanted, "cgroup.procs": str(p.pid)}.items():
+                with open(os.path.join(group, name)) as f:
+                    self.assertEqual(f.read().strip(), value, name)
+            with open(f"/proc/{p.pid}/cgroup") as f:
+                self.assertIn(f"0::/{os.path.basename(parent)}/{self.vm_id}\n", f.read())
+        finally:
+            p.kill()
+            p.wait()
+            remove_group(group)
+            remove_group(parent)
+
 
 if __name__ == "__main__":
     unittest.main()
