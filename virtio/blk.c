@@ -258,8 +258,9 @@ int blk_swap(struct blk *b, const struct blk_backing *nb, const char id[20], str
     memcpy(b->next_id, id, sizeof(b->next_id));
     b->swapping = true;
     blk_settle(b);
+    rc = b->swapping;
     pthread_mutex_unlock(&b->dev.lock);
-    return 0;
+    return rc;
 }
 
 void blk_limit(struct blk *b, const struct limiter_cfg *rl)

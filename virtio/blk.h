@@ -44,7 +44,7 @@ void blk_free(struct blk *b);
 
 // Live PATCH. Called on the device thread, or with the VM paused: takes no new work until requests
 // in flight have landed on the old backing, then swaps, closes the old descriptors and raises a
-// config interrupt. Errors (nothing changed): -EINVAL, -ENOMEM.
+// config interrupt. 1: they have yet to land. Errors (nothing changed): -EINVAL, -ENOMEM.
 int blk_swap(struct blk *b, const struct blk_backing *nb, const char id[20], struct err *e);
 void blk_limit(struct blk *b, const struct limiter_cfg *rl);
 struct blk_metrics *blk_metrics(struct blk *b);

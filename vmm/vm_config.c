@@ -100,10 +100,8 @@ static int take_image(int *fd, int held, bool read_only, struct err *e)
 static int lock_image(int fd, bool read_only, int held, bool held_ro, struct err *e)
 {
     bool own = same_file(fd, held);
-    struct flock un = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-
     if (own)
-        fcntl(held, F_OFD_SETLK, &un);
+        blk_unlock(held);
     int rc = blk_lock(fd, read_only, e);
     if (rc && own)
         blk_lock(held, held_ro, NULL);
@@ -321,7 +319,7 @@ static int patch_blk(void *arg)
 {
     struct patch *p = arg;
     int rc = p->b ? blk_swap(p->s->blk, p->b, p->id, p->e) : 0;
-    if (rc == 0 && p->one)
+    if (rc >= 0 && p->one)
         blk_limit(p->s->blk, p->one);
     return rc;
 }
@@ -342,7 +340,7 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
     struct patch p = {.one = rl, .e = e};
     struct disk d = {.fd = -1, .cow_fd = -1};
     struct blk_backing b;
-
+    _cleanup_(close_fdp) int old = -1;
     int rc = vm_refuse_state(vm, true, e);
     if (rc)
         return rc;
@@ -359,6 +357,7 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
         const struct old_disk was = {.fd = blk_fd(p.s->blk), .cow_fd = -1, .live = true};
         if ((rc = open_disk(vm, &want, &was, fds, &d, e)))
             return rc;
+        old = same_file(d.fd, was.fd) ? -1 : fcntl(was.fd, F_DUPFD_CLOEXEC, 0);
         b = (struct blk_backing){.fd = d.fd,
                                  .cow_fd = -1,
                                  .bytes = d.bytes,
@@ -369,11 +368,13 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
     }
     keep_limit(&want.rate_limiter, rl);
     rc = loop_call(&vm->loop, patch_blk, &p);
-    if (rc)
+    if (rc == 0) // the ring of Linux 6.1 lets the old image go, and its lock, a second late
+        blk_unlock(old);
+    if (rc < 0)
         close_fdp(&d.fd);
     else
         *c = want;
-    return rc;
+    return MIN(rc, 0);
 }
 
 static int patch_net(void *arg)

@@ -50,7 +50,7 @@ START_TEST(swap_idle_and_busy)
     fx_calls.block_reads = true;
     offer_reads(0, 1);
     fx_kick(&f);
-    ck_assert_int_eq(blk_swap(f.b, &k, id, NULL), 0);
+    ck_assert_int_eq(blk_swap(f.b, &k, id, NULL), 1);
     ck_assert_uint_eq(vio_mmio_read(f.d, 0x100, 8), DISK / 512); // not yet
     offer_reads(1, 1);
     fx_kick(&f);
@@ -96,16 +96,16 @@ START_TEST(swap_refused_or_repeated)
     fx_calls.block_reads = true;
     offer_reads(0, 1);
     fx_kick(&f);
-    ck_assert_int_eq(blk_swap(f.b, &k, id, &e), 0);
+    ck_assert_int_eq(blk_swap(f.b, &k, id, &e), 1);
     struct blk_backing l = other(8192);
-    ck_assert_int_eq(blk_swap(f.b, &l, id, &e), 0); // replaces the one that waits
+    ck_assert_int_eq(blk_swap(f.b, &l, id, &e), 1); // replaces the one that waits
     ck_assert_int_eq(fcntl(k.fd, F_GETFD), -1);
     fx_pump(&f);
     ck_assert_uint_eq(vio_mmio_read(f.d, 0x100, 8), 16);
     offer_reads(0, 1);
     fx_kick(&f);
     k = other(4096);
-    ck_assert_int_eq(blk_swap(f.b, &k, id, &e), 0); // and one still waits at the end
+    ck_assert_int_eq(blk_swap(f.b, &k, id, &e), 1); // and one still waits at the end
 }
 END_TEST
 
@@ -206,7 +206,7 @@ START_TEST(reset_before_a_swap)
     f.busy = 1;
     offer_reads(0, 1);
     vio_kick(f.d);
-    ck_assert_int_eq(blk_swap(f.b, &k, name, NULL), 0);
+    ck_assert_int_eq(blk_swap(f.b, &k, name, NULL), 1);
     wr(f.d, 0x70, 0);
     ck_assert_uint_eq(rd(f.d, 0x70), 0);
     ck_assert_int_ge(fcntl(fd, F_GETFD), 0);
