@@ -36,6 +36,11 @@ def note(text):
     print("note: " + text, flush=True)
 
 
+def goal(what, value, bound):
+    """A figure that has a goal: at most bound."""
+    note(f"{what}: {value:.2f}, goal at most {bound}: {'met' if value <= bound else 'MISSED'}")
+
+
 def check(ok, what):
     if not ok:
         raise AssertionError(what)
@@ -97,7 +102,7 @@ def run(*argv, **kw):
 
 
 class ApiError(Exception):
-    pass
+    monitor = None      # the one that refused
 
 
 class Connection(http.client.HTTPConnection):
@@ -153,7 +158,9 @@ class Monitor:
             c.close()
         answer = json.loads(text) if text else None
         if r.status >= 300:
-            raise ApiError(f"{method} {path}: {r.status} {answer}")
+            e = ApiError(f"{method} {path}: {r.status} {answer}")
+            e.monitor = self
+            raise e
         return answer
 
     def put(self, path, **body):
