@@ -4,7 +4,7 @@
 //   probe cpuid    probe rdmsr NUMBER    probe mmio
 //   probe ports [FROM TO]     all but the console's, or just these (TO is the first left out)
 //   probe msrs [FROM TO]      all that a guest outlives, or just these
-//   probe ipis MODE           every vector and destination of one delivery mode, 0 to 7
+//   probe ipis [MODE]         every vector and destination of all delivery modes, or of one, 0 to 7
 //
 // The misbehaving ones run as root in a guest that may die of it; its monitor may not.
 #include <cpuid.h>
@@ -165,6 +165,14 @@ static int ipis(uint32_t mode)
     return 0;
 }
 
+static int every_ipi(void)
+{
+    int bad = 0;
+    for (uint32_t mode = 0; mode < 8; mode++)
+        bad |= ipis(mode);
+    return bad;
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -176,7 +184,7 @@ int main(int argc, char **argv)
     else if (!strcmp(what, "ports") && argc == 4)
         bad = ports(n, to);
     else if (!strcmp(what, "ports"))
-        bad = ports(0, 0x3f8) | ports(0x400, 0x10000);
+        bad = ports(0, 0x3f6) | ports(0x400, 0x10000); // 0x3f6 and up: what is wide reaches it
     else if (!strcmp(what, "mmio"))
         bad = mmio();
     msr_fd = open("/dev/cpu/0/msr", O_RDWR);
@@ -187,7 +195,7 @@ int main(int argc, char **argv)
     else if (!strcmp(what, "msrs") && msr_fd >= 0)
         bad = msrs();
     else if (!strcmp(what, "ipis") && msr_fd >= 0)
-        bad = ipis(n);
+        bad = argc > 2 ? ipis(n) : every_ipi();
     printf("probe: %s done, %d\n", what, bad);
     return bad;
 }
