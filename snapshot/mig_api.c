@@ -178,6 +178,8 @@ int migration_send(struct vm *vm, const struct migration_send *s, struct passed_
                    struct err *e)
 {
     int rc = migration_refuse(vm, e);
+    if (rc == 0)
+        rc = mig_small_pages(&vm_config(vm)->machine, e);
     _cleanup_(run_freep) struct mig_run *r = rc ? NULL : run_new(vm, MIG_SOURCE, e);
 
     if (!r)

@@ -152,6 +152,14 @@ static struct vm_restore_opts options(struct mig_run *r)
                                     .opened = true};
 }
 
+int mig_small_pages(const struct machine_cfg *c, struct err *e)
+{
+    return c->huge_pages == HUGE_2M
+               ? err_set(e, ENOTSUP,
+                         "huge_pages 2M: memory moves, and is pulled, by pages of 4 KiB")
+               : 0;
+}
+
 static int reserve(struct mig_run *r, struct err *e)
 {
     struct vm_restore_opts o = options(r);
@@ -160,7 +168,9 @@ static int reserve(struct mig_run *r, struct err *e)
     int rc = decode(r, &s, e);
     if (rc)
         return rc;
-    rc = look_at_disks(r, s, e);
+    rc = mig_small_pages(&s->machine, e);
+    if (rc == 0)
+        rc = look_at_disks(r, s, e);
     if (rc == 0)
         rc = vm_restore_shape(r->vm, s, &o, e);
     if (rc == 0) {

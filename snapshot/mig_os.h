@@ -28,5 +28,6 @@ struct mig_run {
 extern const struct mig_io mig_os_io;
 int mig_on_control(void *run); // performs run->what
 int mig_alloc_bits(struct mig_run *r, struct err *e);
+int mig_small_pages(const struct machine_cfg *c, struct err *e); // -ENOTSUP: it lies on larger ones
 
 #endif

@@ -455,6 +455,9 @@ class HugePages(SnapshotCase):
         m = self.monitor(netns=ns)
         m.put("/machine-config", vcpu_count=1, mem_size_mib=128, huge_pages="2M")
         m.boot(netns=ns)
+        with self.assertRaisesRegex(ApiError, "huge_pages 2M"):
+            m.put("/migration/send", mode="hybrid", allow_unarbitrated=True,
+                  channels={"urgent": "fd:0", "bulk": "fd:1"})
         self.get(ns, "/counter")
         m.patch("/vm", state="Paused")
         self.create(m)
