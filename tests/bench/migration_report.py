@@ -124,7 +124,7 @@ def causes(rows):
         stop = mid(f"stop and go in place, {mem} MiB, guest's TSC gap, ms")
         if f"post-copy downtime, {mem} MiB, source's clock, ms" in missed and stop is not None:
             out.append(f"Post-copy downtime, {mem} MiB, source's clock: a stop and go in place, without any migration, takes the guest "
-                       f"{stop:.2f} ms in this run; a quiet machine of this kind does it in 0.6.")
+                       f"{stop:.2f} ms in this run.")
     if "within the budget, guest's TSC gap, %" in missed and "within the budget, source's clock, %" not in missed:
         out.append("Within the budget, guest's gap: by the source's clock every one was; the gap has besides what the machine takes from "
                    "the guest without a migration.")
