@@ -137,6 +137,7 @@ static int answer(struct mig *m, uint64_t page)
     const uint8_t *src = page_at(m, page, &n);
     clear(m, page, 1);
     m->cursor = page + 1;
+    m->asked = m->io->now(m->ctx);
     return send_run(m, MIG_URGENT, page, 1, src, false);
 }
 

@@ -138,11 +138,11 @@ struct mig {
 
     uint8_t *blob; // MIG_BLOB_MAX; state on its way
     size_t blob_len, blob_got;
-    uint64_t *todo;   // S: pages to send. T: pages absent
-    uint64_t *aux;    // S: a round's pages. T: absent pages that were asked for
-    uint8_t *stage;   // S: MIG_PAYLOAD, a run as it was when its checksum was made
-    uint64_t cursor;  // S: where bulk goes on
-    uint64_t hold_at; // S: a guest that is throttled is held again
+    uint64_t *todo;         // S: pages to send. T: pages absent
+    uint64_t *aux;          // S: a round's pages. T: absent pages that were asked for
+    uint8_t *stage;         // S: MIG_PAYLOAD, a run as it was when its checksum was made
+    uint64_t cursor, asked; // S: where bulk goes on; clock of the last page that was asked for
+    uint64_t hold_at;       // S: a guest that is throttled is held again
     uint64_t begun, paused_at, round_at, round_bytes;
     uint64_t pulled, sum;
     uint64_t progress; // T: when a page came last, or all had come

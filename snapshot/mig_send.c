@@ -207,19 +207,24 @@ static int settle(struct mig *m, int why)
     }
 }
 
+// While pages are asked for, bulk goes on at a trickle: it would take link and processors from those.
 static int drain(struct mig *m)
 {
+    uint64_t pushed = 0;
     int rc = 0;
 
     while (rc == 0 && !(m->seen & 1u << M_DRAINED)) {
-        bool more = atomic_load(&m->st.remaining_pages);
+        uint64_t now = m->io->now(m->ctx), due = MIN(m->asked + MIG_MS, pushed + 2 * MIG_MS);
+        bool left = atomic_load(&m->st.remaining_pages), more = left && now >= due;
         m->io->wait(m->ctx, MIG_EV_URGENT_IN | (more ? MIG_EV_BULK_OUT : 0u),
-                    m->io->now(m->ctx) + MIG_BEAT_NS);
+                    left && !more ? due : now + MIG_BEAT_NS);
         if (m->stop)
             return -ECANCELED;
         rc = mig_serve(m);
-        if (rc == 0 && more)
+        if (rc == 0 && more) {
+            pushed = m->io->now(m->ctx);
             rc = mig_push(m);
+        }
         if (rc == 0)
             rc = mig_beat(m);
     }
