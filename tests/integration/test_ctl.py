@@ -187,7 +187,7 @@ class Pool(CtlCase):
         try:
             with open(f"/proc/{pid}/stat") as f:
                 return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # or it goes while it is read
             return False
 
     def test_hands_out_and_refills(self):
