@@ -188,6 +188,7 @@ void vm_free(struct vm *vm)
     kvm_close(vm);
     if (atomic_load(&vm->log.fd) > STDERR_FILENO)
         close(atomic_load(&vm->log.fd));
+    free(vm->lineage.seen);
     free(vm->dirty_log);
     free(vm->mods);
     free(vm);
