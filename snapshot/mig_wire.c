@@ -235,8 +235,9 @@ int mig_call_wait(struct mig *m, enum mig_call what)
 {
     int rc = m->io->call(m->ctx, what);
 
-    while (rc == 0 && (rc = m->io->called(m->ctx)) == -EAGAIN)
-        rc = m->io->wait(m->ctx, 0, UINT64_MAX) ? 0 : 0;
+    if (rc == 0)
+        while ((rc = m->io->called(m->ctx)) == -EAGAIN)
+            m->io->wait(m->ctx, 0, UINT64_MAX);
     return rc;
 }
 
