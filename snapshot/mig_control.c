@@ -61,7 +61,8 @@ static int hold(struct mig_run *r)
 {
     if (vm_state(r->vm) != VM_RUNNING || vm_pause(r->vm, NULL))
         return 0;
-    poll(NULL, 0, MIG_HOLD_NS / MIG_MS);
+    int share = (int)atomic_load(&r->m.st.throttle);
+    poll(NULL, 0, MAX(MIG_SLICE_MS * share / (100 - share), 1));
     vm_resume(r->vm, NULL);
     return 0;
 }

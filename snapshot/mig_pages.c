@@ -56,7 +56,7 @@ static int throttle(struct mig *m)
     if (m->calling) {
         int rc = m->io->called(m->ctx);
         m->calling = rc == -EAGAIN;
-        m->hold_at = now + MIG_HOLD_NS * (100 - share) / share;
+        m->hold_at = now + MIG_SLICE_MS * MIG_MS;
         return m->calling ? 0 : rc;
     }
     m->calling = share && now >= m->hold_at;
