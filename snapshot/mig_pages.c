@@ -156,7 +156,7 @@ static int take(struct mig *m, const struct mig_msg *g)
 {
     switch (g->type) {
     case M_WANT:
-        return m->paused ? answer(m, g->arg) : -EBADMSG;
+        return m->paused && !m->gathered ? answer(m, g->arg) : -EBADMSG;
     case M_REFUSE:
         return refused(m, g);
     case M_WELCOME:
@@ -165,12 +165,13 @@ static int take(struct mig *m, const struct mig_msg *g)
         memcpy(m->peer, g->data, MIG_ID);
         break;
     case M_BITMAP:
-        if (atomic_load(&m->st.state) !=
-            MIG_PAUSED) // asked for by a greeting alone: what is left was counted
+        if (atomic_load(&m->st.state) != MIG_PAUSED) // asked for by a greeting alone
             return -EBADMSG;
         int rc = mig_take_bits(m, g, m->todo);
         if (rc <= 0)
             return rc;
+        // Here, since a WANT may be the next that is read, and counts down.
+        atomic_store(&m->st.remaining_pages, mig_count(m, m->todo));
         break;
     case M_ACCEPT:
     case M_ROUND_OK:

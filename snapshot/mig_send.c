@@ -257,7 +257,6 @@ static int relink(struct mig *m)
     if (rc == 0)
         rc = await(m, M_BITMAP, m->io->now(m->ctx) + MIG_SILENT_NS);
     if (rc == 0) {
-        atomic_store(&m->st.remaining_pages, mig_count(m, m->todo));
         atomic_fetch_add(&m->st.recoveries, 1);
         atomic_store(&m->st.state, MIG_ACTIVE);
         m->e.msg[0] = 0;
