@@ -7,7 +7,8 @@ DEPS_BENCH := qemu-system-x86
 need = $(shell dpkg-query -W -f='$${Package} $${db:Status-Status}\n' $(1) 2>/dev/null | \
          awk '$$2 == "installed" {have[$$1] = 1} END {n = split("$(1)", w, " "); for (i = 1; i <= n; i++) if (!have[w[i]]) print w[i]}')
 
-.PHONY: deps deps-lint check check-san check-tsan check-unit check-integration
+.PHONY: deps deps-lint check check-san check-tsan check-unit check-integration monitor
+monitor: $(B)/mayfly
 define install
 	@missing="$(call need,$(1))"; missing=$$(echo $$missing); \
 	if [ -n "$$missing" ]; then \
@@ -28,6 +29,7 @@ SKIPS ?=
 # the rest in the nested lane, whose parts are made then (about two minutes, once).
 check: deps
 	$(Q)$(MAKE) --no-print-directory all unit sim
+	$(Q)$(MAKE) --no-print-directory DEBUG=1 monitor
 	$(Q)python3 tests/run.py --build $(B) --lane $(if $(SKIPS),--skips $(SKIPS)) unit integration
 
 check-san: deps

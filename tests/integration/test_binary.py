@@ -2,9 +2,11 @@
 """The binary as a process: what it is linked with, hosts that fail it, limits named on its command line."""
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import unittest
 
 import lib
@@ -34,6 +36,35 @@ class Linked(unittest.TestCase):
                 self.assertIn(0, tags)
                 self.assertNotIn(DT_NEEDED, tags)
                 self.assertEqual([p for p in parts if p[1] & 3 == 3], [])
+
+
+class Debug(GuestCase):
+    BINARY = os.path.join(lib.ROOT, "build", "debug", "mayfly")
+
+    @unittest.skipUnless(os.path.exists(BINARY), "no debug build (make DEBUG=1 monitor)")
+    def test_no_seccomp_has_effect(self):
+        """As the help says: in debug builds alone."""
+        for args, mode in (((), "2"), (("--no-seccomp",), "0")):
+            m = self.monitor(*args, binary=self.BINARY)
+            m.get("/")
+            with open(f"/proc/{m.p.pid}/status") as f:
+                self.assertIn(f"\nSeccomp:\t{mode}\n", f.read(), args)
+
+
+class Deps(unittest.TestCase):
+    @unittest.skipUnless(shutil.which("make"), "no make")
+    def test_without_root_one_command_is_printed(self):
+        with tempfile.TemporaryDirectory() as bare:
+            for name, text in (("dpkg-query", "exit 1"), ("id", "echo 1000"), ("apt-get", "touch " + bare + "/ran")):
+                with open(os.path.join(bare, name), "w") as f:
+                    f.write("#!/bin/sh\n" + text + "\n")
+                os.chmod(f.name, 0o755)
+            for target in ("deps", "check", "demo"):
+                p = subprocess.run(["make", "--no-print-directory", target], cwd=lib.ROOT, capture_output=True, text=True,
+                                   timeout=60, env={**os.environ, "PATH": bare + ":" + os.environ["PATH"], "MAKEFLAGS": ""})
+                self.assertNotEqual(p.returncode, 0)
+                self.assertRegex(p.stdout, r"\Aplease run: sudo apt-get install --no-install-recommends gcc [^\n]* openssl\n\Z")
+            self.assertNotIn("ran", os.listdir(bare))
 
 
 class FailingHost(GuestCase):

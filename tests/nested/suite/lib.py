@@ -204,16 +204,22 @@ class Monitor:
             raise AssertionError(f"the monitor did not end within {timeout} s\n{self.tail()}") from None
 
     def rss_kib(self, other_than_guest=True):
-        """Resident memory, without the guest's own (the mappings of its size and larger than 16 MiB)."""
-        total = 0
+        """Resident memory, without the guest's own: mappings of 16 MiB and more. What the kernel split, since a part of it was
+        advised otherwise (a loaded kernel on huge pages), is one mapping."""
+        runs = []   # end, permissions, KiB of address space, KiB resident
         with open(f"/proc/{self.process.pid}/smaps") as f:
-            size = 0
             for line in f:
-                if line.startswith("Size:"):
-                    size = int(line.split()[1])
-                elif line.startswith("Rss:") and not (other_than_guest and size >= 16 << 10):
-                    total += int(line.split()[1])
-        return total
+                m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)", line)
+                if m:
+                    start, end = int(m[1], 16), int(m[2], 16)
+                    if runs and runs[-1][0] == start and runs[-1][1] == m[3] and m[4] == "0":
+                        runs[-1][0] = end
+                        runs[-1][2] += (end - start) >> 10
+                    else:
+                        runs.append([end, m[3], (end - start) >> 10, 0])
+                elif line.startswith("Rss:"):
+                    runs[-1][3] += int(line.split()[1])
+        return sum(rss for _, _, size, rss in runs if not (other_than_guest and size >= 16 << 10))
 
     def close(self):
         # Asked first: a killed process gives its taps and locks back only when the kernel has torn down its ring.
