@@ -62,7 +62,7 @@ class Hijacked(unittest.TestCase):
             os.chown(os.path.join(folder, name), UID, GID)
 
     def run_words(self, words):
-        p = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=100)
+        p = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=400)
         results = [json.loads(x) for x in p.stdout.splitlines() if x.startswith('{"deed"')]
         self.assertTrue(results, p.stderr[-2000:])
         for r in results:
