@@ -5,29 +5,15 @@ and parallel direct and buffered disk traffic."""
 # timeout: 600
 import hashlib
 import os
-import socket
-import threading
 import time
 
-from lib import Guest, asset, check, copy_of, disk, faults, linux, note, tap
+from lib import Guest, asset, check, copy_of, disk, faults, linux, listen, note, tap
 
 MIB = 8
 tap("tapl0", "172.29.0.1/24")
 CHUNK = hashlib.sha256(b"load").digest() * (1 << 15)      # 1 MiB
 SUM = hashlib.sha256(CHUNK * MIB).hexdigest()
 results = {}
-
-
-def listen(handler):
-    s = socket.create_server(("172.29.0.1", 0))
-
-    def loop():
-        while True:
-            c, _ = s.accept()
-            with c:
-                handler(c)
-    threading.Thread(target=loop, daemon=True).start()
-    return s.getsockname()[1]
 
 
 def send(c):
@@ -43,7 +29,7 @@ def receive(c):
     results["received"] = (n, h.hexdigest())
 
 
-sender, receiver = listen(send), listen(receive)
+sender, receiver = listen("172.29.0.1", send), listen("172.29.0.1", receive)
 TCP = f"""
     t0=$(cut -d' ' -f1 /proc/uptime)
     echo "sum $(busybox nc 172.29.0.1 {sender} </dev/null | tee /tmp/data | sha256sum | cut -c1-64)"

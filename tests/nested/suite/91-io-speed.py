@@ -5,28 +5,15 @@ image and tap; timed by the guest's clock. It reports, the reader judges."""
 # timeout: 900
 import re
 import socket
-import threading
 from statistics import median
 
-from lib import MAYFLY, PEER, Guest, asset, disk, goal, linux, note, skip, tap
+from lib import MAYFLY, PEER, Guest, asset, disk, goal, linux, listen, note, skip, tap
 
 if not PEER:
     skip("PEER_FIRECRACKER is unset: no comparison")
 RUNS, MIB = 3, 4
 CHUNK = bytes(1 << 20)
 tap("taps0", "172.29.1.1/24")
-
-
-def listen(handler):
-    s = socket.create_server(("172.29.1.1", 0))
-
-    def loop():
-        while True:
-            c, _ = s.accept()
-            with c:
-                handler(c)
-    threading.Thread(target=loop, daemon=True).start()
-    return s.getsockname()[1]
 
 
 def send(c):
@@ -45,7 +32,7 @@ def answer(c):
         c.sendall(data)
 
 
-sender, receiver, echo = listen(send), listen(receive), listen(answer)
+sender, receiver, echo = listen("172.29.1.1", send), listen("172.29.1.1", receive), listen("172.29.1.1", answer)
 # What is timed, and how many units that is.
 STEPS = {
     "blk read 4 KiB, IOPS": (2000, "dd if=/dev/vdb of=/dev/null bs=4k count=2000 iflag=direct"),

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -86,6 +87,19 @@ def copy_of(path):
     out = os.path.join(WORK, f"copy{len(os.listdir(WORK))}")
     subprocess.run(["cp", "--sparse=always", path, out], check=True)
     return out
+
+
+def listen(address, handler):
+    """Gives each connection to the handler, one after the other, from a thread of its own. The port."""
+    s = socket.create_server((address, 0))
+
+    def loop():
+        while True:
+            c, _ = s.accept()
+            with c:
+                handler(c)
+    threading.Thread(target=loop, daemon=True).start()
+    return s.getsockname()[1]
 
 
 def tap(name, address=None):
