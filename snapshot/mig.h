@@ -3,7 +3,7 @@
 //
 // Files: mig_api.c requests and what the control thread does for a migration; mig_send.c, mig_pages.c the source;
 // mig_recv.c, mig_pull.c the target; mig_wire.c messages; mig_arbiter.c the record that decides who runs;
-// mig_os.c sockets, userfaultfd and files behind struct mig_io (mig_priv.h), which the simulator replaces.
+// mig_os.c sockets (mig_sock.c), userfaultfd and files behind struct mig_io (mig_priv.h), which the simulator replaces.
 // Threads: everything here is for the control thread; the work is done by the helper thread.
 #ifndef SNAPSHOT_MIG_H
 #define SNAPSHOT_MIG_H

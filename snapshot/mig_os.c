@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // struct mig_io on real sockets, memory and files. All of it on the helper thread.
 //
-// #syscalls:helper sendmsg(MSG_DONTWAIT|MSG_NOSIGNAL) recvmsg(MSG_DONTWAIT|MSG_CMSG_CLOEXEC) poll close
-// #syscalls:helper preadv2(0) pwritev2(0) fsync fcntl(F_OFD_SETLK) madvise(MADV_DONTNEED, MADV_POPULATE_WRITE)
+// #syscalls:helper poll close preadv2(0) pwritev2(0) fsync fcntl(F_OFD_SETLK) madvise(MADV_DONTNEED, MADV_POPULATE_WRITE)
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 
 #include "snapshot/mig_os.h"
+#include "snapshot/mig_sock.h"
 #include "vmm/mem/uffd.h"
 
 #ifndef MADV_POPULATE_WRITE // Linux 5.14; musl lacks it
@@ -17,32 +15,17 @@
 
 static long os_send(void *c, enum mig_ch ch, const struct iovec *v, int n)
 {
-    struct mig_run *r = c;
-    struct msghdr h = {.msg_iovlen = (__typeof__(h.msg_iovlen))n}; // size_t, in musl int
-
-    memcpy(&h.msg_iov, &v, sizeof(v)); // sending takes it as const
-    ssize_t k = sendmsg(r->fd[ch], &h, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+    return mig_sock_send(((struct mig_run *)c)->fd[ch], v, n);
 }
 
 static long os_recv(void *c, enum mig_ch ch, void *buf, size_t n)
 {
-    struct mig_run *r = c;
-    struct iovec v = {.iov_base = buf, .iov_len = n};
-    struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1}; // no room for descriptors: they are closed
-
-    ssize_t k = recvmsg(r->fd[ch], &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+    return mig_sock_recv(((struct mig_run *)c)->fd[ch], buf, n);
 }
 
 static void os_hangup(void *c)
 {
-    struct mig_run *r = c;
-
-    for (int i = 0; i < 2; i++) {
-        close_fdp(&r->fd[i]);
-        r->fd[i] = -1;
-    }
+    mig_sock_close(((struct mig_run *)c)->fd);
 }
 
 static bool os_reconnect(void *c)
@@ -57,39 +40,19 @@ static bool os_reconnect(void *c)
     return true;
 }
 
-static short events(unsigned want, unsigned in, unsigned out)
-{
-    return (short)((want & in ? POLLIN : 0) | (want & out ? POLLOUT : 0));
-}
-
-static unsigned arrived(const struct pollfd *p, unsigned in, unsigned out)
-{
-    bool broken = p->revents & (POLLHUP | POLLERR | POLLNVAL);
-
-    return (p->events & POLLIN && (p->revents & POLLIN || broken) ? in : 0) |
-           (p->events & POLLOUT && (p->revents & POLLOUT || broken) ? out : 0);
-}
-
 static unsigned os_wait(void *c, unsigned want, uint64_t until)
 {
     struct mig_run *r = c;
-    struct pollfd p[4] = {
-        {.fd = r->fd[0], .events = events(want, MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT)},
-        {.fd = r->fd[1], .events = events(want, MIG_EV_BULK_IN, MIG_EV_BULK_OUT)},
-        {.fd = r->uffd, .events = events(want, MIG_EV_FAULT, 0)},
-        {.fd = vm_helper_fd(r->vm), .events = POLLIN},
-    };
+    struct pollfd p[4] = {[2] = {.fd = want & MIG_EV_FAULT ? r->uffd : -1, .events = POLLIN},
+                          [3] = {.fd = vm_helper_fd(r->vm), .events = POLLIN}};
     uint64_t now = now_ns(), ms = until > now ? (until - now + MIG_MS - 1) / MIG_MS : 0;
 
-    for (int i = 0; i < 3; i++)
-        if (!p[i].events)
-            p[i].fd = -1;
+    mig_sock_want(p, r->fd, want);
     if (poll(p, ARRAY_SIZE(p), until == UINT64_MAX ? -1 : (int)MIN(ms, 60000)) <= 0)
         return 0;
     if (p[3].revents)
         vm_helper_awake(r->vm);
-    return arrived(&p[0], MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT) |
-           arrived(&p[1], MIG_EV_BULK_IN, MIG_EV_BULK_OUT) | arrived(&p[2], MIG_EV_FAULT, 0) |
+    return mig_sock_came(p) | (p[2].revents ? MIG_EV_FAULT : 0u) |
            (p[3].revents ? MIG_EV_CALLED : 0u);
 }
 

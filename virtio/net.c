@@ -224,8 +224,8 @@ void net_drop_waiting(struct net *n)
     const struct iovec v = {.iov_base = n->rx.scratch, .iov_len = RX_SCRATCH};
 
     // A tap holds 1,000 frames unless it was told otherwise; more come while these go.
-    for (unsigned i = 0; i < 2000 && preadv2(n->s.tap_fd, &v, 1, -1, 0) > 0;)
-        i++;
+    for (unsigned i = 0; i < 2000 && preadv2(n->s.tap_fd, &v, 1, -1, 0) > 0; i++)
+        ;
 }
 
 // ---- making and ending

@@ -3,9 +3,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include <poll.h>
-
 #include "api-socket/ctl/serve.h"
+#include "snapshot/mig_sock.h"
 
 #define CALM_NS \
     (50 * MIG_MS) // after a start with its working set: the guest has link and processors to itself
@@ -26,12 +25,7 @@ struct puller {
 
 static long io_send(void *c, enum mig_ch ch, const struct iovec *v, int n)
 {
-    struct puller *p = c;
-    struct msghdr h = {.msg_iovlen = (__typeof__(h.msg_iovlen))n}; // size_t, in musl int
-
-    memcpy(&h.msg_iov, &v, sizeof(v)); // sending takes it as const
-    ssize_t k = sendmsg(p->fd[ch], &h, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+    return mig_sock_send(((struct puller *)c)->fd[ch], v, n);
 }
 
 static long io_recv(void *c, enum mig_ch ch, void *buf, size_t n)
@@ -42,17 +36,12 @@ static long io_recv(void *c, enum mig_ch ch, void *buf, size_t n)
         return 0;             // not greeted yet: as a link that broke
     if (now_ns() >= p->until) // one that never stops asking is not waited for
         return -ETIMEDOUT;
-    ssize_t k = recv(p->fd[ch], buf, n, MSG_DONTWAIT);
-    return k >= 0 ? k : errno == EINTR ? -EAGAIN : -errno;
+    return mig_sock_recv(p->fd[ch], buf, n);
 }
 
 static void io_hangup(void *c)
 {
-    struct puller *p = c;
-
-    close_fdp(&p->fd[0]);
-    close_fdp(&p->fd[1]);
-    p->fd[0] = p->fd[1] = -1;
+    mig_sock_close(((struct puller *)c)->fd);
 }
 
 // Once, for one that comes back; a link that breaks later ends the session.
@@ -71,19 +60,6 @@ static uint64_t io_now(void *c)
 {
     (void)c;
     return now_ns();
-}
-
-static short events(unsigned want, unsigned in, unsigned out)
-{
-    return (short)((want & in ? POLLIN : 0) | (want & out ? POLLOUT : 0));
-}
-
-static unsigned arrived(const struct pollfd *p, unsigned in, unsigned out)
-{
-    bool broken = p->revents & (POLLHUP | POLLERR | POLLNVAL);
-
-    return (p->events & POLLIN && (p->revents & POLLIN || broken) ? in : 0) |
-           (p->events & POLLOUT && (p->revents & POLLOUT || broken) ? out : 0);
 }
 
 static void not_starting(struct puller *p)
@@ -120,11 +96,7 @@ static uint64_t holds(struct puller *p, uint64_t now)
 static unsigned io_wait(void *c, unsigned want, uint64_t until)
 {
     struct puller *p = c;
-    struct pollfd f[3] = {
-        {.fd = p->fd[0], .events = events(want, MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT)},
-        {.fd = p->fd[1], .events = events(want, MIG_EV_BULK_IN, MIG_EV_BULK_OUT)},
-        {.fd = p->s->signals, .events = POLLIN},
-    };
+    struct pollfd f[3] = {[2] = {.fd = p->s->signals, .events = POLLIN}};
     uint64_t now = now_ns(), at = MIN(until, p->until);
 
     p->m.give_up |= !want;
@@ -136,15 +108,12 @@ static unsigned io_wait(void *c, unsigned want, uint64_t until)
         if (poll(&urgent, 1, (int)((held + MIG_MS - 1) / MIG_MS)) > 0)
             return want & MIG_EV_URGENT_IN;
     }
-    for (int i = 0; i < 2; i++)
-        if (!f[i].events)
-            f[i].fd = -1;
+    mig_sock_want(f, p->fd, want);
     if (now < at && poll(f, ARRAY_SIZE(f), (int)MIN((at - now + MIG_MS - 1) / MIG_MS, 60000)) < 0)
         return 0;
     if (f[2].revents || now_ns() >= p->until)
         p->m.stop = true;
-    return arrived(&f[0], MIG_EV_URGENT_IN, MIG_EV_URGENT_OUT) |
-           arrived(&f[1], MIG_EV_BULK_IN, MIG_EV_BULK_OUT);
+    return mig_sock_came(f);
 }
 
 // What is still to be sent: all that the file holds, less what went ahead.
