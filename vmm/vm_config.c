@@ -355,9 +355,12 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
                            "path_on_host: drive %s has a copy-on-write layer over its image", id);
         snprintf(want.path_on_host, sizeof(want.path_on_host), "%s", path);
         const struct old_disk was = {.fd = blk_fd(p.s->blk), .cow_fd = -1, .live = true};
+        if ((old = fcntl(was.fd, F_DUPFD_CLOEXEC, 0)) < 0)
+            return err_set(e, errno, "path_on_host: %m");
         if ((rc = open_disk(vm, &want, &was, fds, &d, e)))
             return rc;
-        old = same_file(d.fd, was.fd) ? -1 : fcntl(was.fd, F_DUPFD_CLOEXEC, 0);
+        if (same_file(d.fd, was.fd))
+            close_fdp(&old);
         b = (struct blk_backing){.fd = d.fd,
                                  .cow_fd = -1,
                                  .bytes = d.bytes,
