@@ -55,7 +55,7 @@ class MigrationCase(GuestCase):
 
     def move(self, src, dst, **kw):
         begin(src, dst, arbiter=self.arbiter, **kw)
-        a, b = wait(src), wait(dst)
+        a, b = wait(src, seconds=60), wait(dst)
         self.where = 1 - self.where
         return a, b
 
@@ -165,7 +165,7 @@ class Modes(MigrationCase):
         self.touch(48)
         self.get("/dirty?mib=48&rate=0")
         dst = self.target()
-        a, b = self.move(src, dst, mode="precopy", downtime_ms=10, bandwidth_mib_s=200, timeout_ms=15000)
+        a, b = self.move(src, dst, mode="precopy", downtime_ms=100, bandwidth_mib_s=200, timeout_ms=60000)
         self.assertEqual((a["mode"], b["faults"]), ("precopy", 0))
         self.assertGreaterEqual(a["throttle_percent"], 20, a)
         self.gone(src)
