@@ -241,7 +241,7 @@ int vm_refuse_state(struct vm *vm, bool want_started, struct err *e)
 // #syscalls:config getrandom
 static int load_guest(struct vm *vm, struct err *e)
 {
-    static const enum mem_pages pages[] = {[HUGE_NONE] = MEM_PAGES_SMALL,
+    static const enum mem_pages pages[] = {[HUGE_NONE] = MEM_PAGES_HOST,
                                            [HUGE_TRANSPARENT] = MEM_PAGES_TRANSPARENT,
                                            [HUGE_2M] = MEM_PAGES_2M};
     char cmdline[CFG_CMDLINE_MAX];

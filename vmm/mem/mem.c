@@ -80,7 +80,8 @@ static bool open_up(uint8_t *at, uint64_t len, enum mem_pages pages)
     if (mprotect(at, len, PROT_READ | PROT_WRITE))
         return false;
     // Advice: a kernel built without huge pages refuses it, and nothing is lost.
-    madvise(at, len, pages == MEM_PAGES_TRANSPARENT ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (pages != MEM_PAGES_HOST)
+        madvise(at, len, pages == MEM_PAGES_SMALL ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
     return true;
 }
 

@@ -48,8 +48,9 @@ enum mem_access {
 // no access, no memory. Errors: -EINVAL, -ENOMEM.
 int mem_reserve(struct guest_mem *m, uint64_t size, struct err *e);
 
-// Transparent is asked for, else forbidden but in dense blocks (mem_dense); 2M come from the host's pool (vm.nr_hugepages).
-enum mem_pages { MEM_PAGES_SMALL, MEM_PAGES_TRANSPARENT, MEM_PAGES_2M };
+// Huge pages: as the host gives them to anyone, but asked for in dense blocks (mem_dense); forbidden, where a write of
+// one byte must not cost 2 MiB; asked for; from the host's pool (vm.nr_hugepages).
+enum mem_pages { MEM_PAGES_HOST, MEM_PAGES_SMALL, MEM_PAGES_TRANSPARENT, MEM_PAGES_2M };
 
 // Backs the whole reservation with zeroed private anonymous memory. MEM_PAGES_2M takes a size that
 // is a multiple of 2 MiB. Errors: -ENOMEM.
