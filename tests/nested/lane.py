@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nested lane, host side: an emulated machine with nested SVM, in which /dev/kvm is stock KVM.
 
-usage: lane.py [--deadline SECONDS] [--memory MIB] [--env NAME=VALUE]... COMMAND [ARGUMENT]...
+usage: lane.py [--deadline SECONDS] [--memory MIB] [--icount] [--log NAME] [--results DIR] [--env NAME=VALUE]...
+               COMMAND [ARGUMENT]...
 
 Copies the checkout in on a disk, runs the command there, passes its output through, brings /results back to
-build/nested/results and exits with the command's status; 125 when the lane itself failed, 124 at the deadline.
+build/nested/results and exits with the command's status; 125 when the lane itself failed, 124 at the deadline, 123 when
+the machine gave no sign of life for two minutes (quarter of an hour with --icount).
 """
 import argparse
 import io
@@ -23,6 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 WORK = os.path.join(TOP, "build", "nested")
 EXCHANGE = 256 << 20
+PULSE = "lane: alive"    # lane-main.sh writes it
 # Of build/ these stay out: caches, kernel trees, and other flavours of the same objects.
 LEFT_OUT = {"nested", "kernels", "fuzz", "lint", "clang", "debug"}
 
@@ -99,6 +102,23 @@ def read_exchange(path, results):
     return status
 
 
+def watch(qemu, deadline, log, silence):
+    """Waits for the machine's end: 0, 124 at the deadline, or 123 when its log, to which it writes every ten seconds, did
+    not grow for `silence` seconds."""
+    begun = grown = time.monotonic()
+    size = 0
+    while qemu.poll() is None:
+        try:
+            qemu.wait(0.5)
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+            have = os.path.getsize(log) if os.path.exists(log) else 0
+            grown, size = (now, have) if have != size else (grown, size)
+            if now - begun >= deadline or now - grown >= silence:
+                return 124 if now - begun >= deadline else 123
+    return 0
+
+
 def boot(args, tmp):
     image = os.path.join(tmp, "src.ext4")
     tree = os.path.join(WORK, f"stage.{os.getpid()}")     # beside build/, so that hard links work
@@ -119,7 +139,7 @@ def boot(args, tmp):
 
     def drive(path, more=""):
         return ["-drive", f"file={path},format=raw,if=virtio{more}"]
-    log = os.path.join(WORK, "console.log")
+    log = os.path.join(WORK, args.log)
     lane = os.path.join(WORK, "lane")
     # One processor: with two, the kernel dies in code it patches.
     argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt", *(["-icount", "shift=1,align=off,sleep=on"] if args.icount else []),
@@ -135,23 +155,24 @@ def boot(args, tmp):
     stdin = None if sys.stdin and sys.stdin.isatty() else subprocess.DEVNULL
     started = time.monotonic()
     qemu = subprocess.Popen(argv, stdin=stdin, env=dict(os.environ, TMPDIR=tmp))
-    late = False
+    late = 0
     try:
-        qemu.wait(args.deadline)
-    except subprocess.TimeoutExpired:
-        late = True
-        print(f"lane: killed at its deadline, {args.deadline} s; the machine's own log: {log}", file=sys.stderr)
+        late = watch(qemu, args.deadline, log, 900 if args.icount else 120)
     finally:
         if qemu.poll() is None:
             qemu.kill()
             qemu.wait()
     status = read_exchange(exchange, args.results)
+    if late == 124:
+        print(f"lane: killed at its deadline, {args.deadline} s; the machine's own log: {log}", file=sys.stderr)
+    if late == 123:
+        print(f"lane: killed, it gave no sign of life; the machine's own log: {log}", file=sys.stderr)
     if late:
-        return 124
+        return late
     if status is None:
         print(f"lane: ended without a status; the machine's own log: {log}", file=sys.stderr)
         with open(log, errors="replace") as f:
-            sys.stderr.write("".join(f.readlines()[-15:]))
+            sys.stderr.write("".join([x for x in f if not x.startswith(PULSE)][-15:]))
         return 125
     print(f"lane: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return status
@@ -163,6 +184,7 @@ def main():
     p.add_argument("--memory", type=int, default=3000, metavar="MIB")
     p.add_argument("--icount", action="store_true", help="time counts instructions (2 ns each): benchmarks on a busy host")
     p.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    p.add_argument("--log", default="console.log", help="the name in build/nested of the machine's own log")
     p.add_argument("--results", default=os.path.join(WORK, "results"))
     p.add_argument("command", nargs=argparse.REMAINDER)
     args = p.parse_args()

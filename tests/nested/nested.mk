@@ -7,10 +7,10 @@
 .PHONY: check-nested check-nested-quick demo-linux bench-linux nested-assets nested-deps
 SUITE ?=
 LANE_DEADLINE ?= $(if $(filter check-nested-quick,$(MAKECMDGOALS)),900,3600)
-# Runs $(1) beside the built tree: here when /dev/kvm runs ordinary guests, else in the lane, which gets $(2).
+# Runs $(1) beside the built tree: here when /dev/kvm runs ordinary guests, else in lanes that share it, which get $(2).
 ON_STOCK_KVM = case $$(tests/nested/host-kvm.sh) in \
     svm|vmx) tests/nested/build-assets.sh --native && $(1) ;; \
-    *) tests/nested/in-lane.sh --deadline $(LANE_DEADLINE) $(1) $(2) ;; esac
+    *) tests/nested/$(or $(3),lanes.py) --deadline $(LANE_DEADLINE) $(1) $(2) ;; esac
 
 # Also what building a guest kernel takes. Where the machine has real KVM, QEMU is not needed.
 DEPS_NESTED := mmdebstrap e2fsprogs flex bison bc lz4 zstd xz-utils libelf-dev \
@@ -25,7 +25,7 @@ check-nested check-nested-quick demo-linux bench-linux: nested-deps
 RUN_check-nested = $(call ON_STOCK_KVM,python3 tests/nested/run-suite.py $(SUITE),--results /results)
 RUN_check-nested-quick = $(call ON_STOCK_KVM,python3 tests/nested/run-suite.py --quick $(SUITE),--results /results)
 # A Debian guest with a Python function, for the eye.
-RUN_demo-linux = $(call ON_STOCK_KVM,python3 tests/nested/demo-linux.py,)
+RUN_demo-linux = $(call ON_STOCK_KVM,python3 tests/nested/demo-linux.py,,in-lane.sh)
 # In the lane time counts instructions, which a busy host does not disturb.
 RUN_bench-linux = $(subst --deadline,--icount --deadline,$(call ON_STOCK_KVM,python3 tests/nested/run-suite.py 90- 91-,--results /results))
 nested-assets: nested-deps

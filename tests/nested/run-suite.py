@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the suite's files one after the other on this machine's /dev/kvm and counts.
+"""Runs the suite's files one after the other on this machine's /dev/kvm and counts. LANE_SHARD=I/N: those of the Ith of
+N lanes; LANE_DONE: without these (lanes.py).
 
 usage: run-suite.py [--quick] [--results DIR] [PATTERN]...
 
@@ -22,8 +23,9 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 
 def run(path, log, limit):
     interpreter = sys.executable if path.endswith(".py") else "sh"
+    env = {k: v for k, v in os.environ.items() if k not in ("LANE_SHARD", "LANE_DONE")}    # tests/run.py has shares, too
     with open(log, "wb") as out:
-        p = subprocess.Popen([interpreter, path], cwd=TOP, stdin=subprocess.DEVNULL, stdout=out,
+        p = subprocess.Popen([interpreter, path], cwd=TOP, env=env, stdin=subprocess.DEVNULL, stdout=out,
                              stderr=subprocess.STDOUT, start_new_session=True)
         try:
             return p.wait(limit)
@@ -38,6 +40,36 @@ def run(path, log, limit):
             p.wait()
 
 
+def wanted(args):
+    for name in sorted(os.listdir(os.path.join(HERE, "suite"))):
+        if not re.match(r"\d\d-.*\.(sh|py)$", name):
+            continue
+        if args.pattern and not any(fnmatch.fnmatch(name, f"*{w}*") for w in args.pattern):
+            continue
+        with open(os.path.join(HERE, "suite", name)) as f:
+            head = f.read(2000)
+        if not args.quick or re.search(r"^# lane: quick$", head, re.M):
+            yield name, head
+
+
+def share(files):
+    """This lane's: the longest first, each to the lane that has least so far (all lanes reckon alike)."""
+    i, n = map(int, os.environ.get("LANE_SHARD", "0/1").split("/"))
+    done = os.environ.get("LANE_DONE", "").split()
+    load, mine = [0] * n, []
+    for name, head in sorted(files, key=lambda f: -seconds(f[1])):
+        k = load.index(min(load))
+        load[k] += seconds(head)
+        if k == i and name not in done:
+            mine.append((name, head))
+    return sorted(mine)
+
+
+def seconds(head):
+    m = re.search(r"^# timeout: (\d+)$", head, re.M)
+    return int(m[1]) if m else 120
+
+
 def main():
     p = argparse.ArgumentParser(usage=__doc__)
     p.add_argument("--quick", action="store_true")
@@ -46,20 +78,11 @@ def main():
     args = p.parse_args()
     os.makedirs(args.results, exist_ok=True)
     count = {"passed": 0, "failed": 0, "skipped": 0}
-    for name in sorted(os.listdir(os.path.join(HERE, "suite"))):
-        if not re.match(r"\d\d-.*\.(sh|py)$", name):
-            continue
-        if args.pattern and not any(fnmatch.fnmatch(name, f"*{w}*") for w in args.pattern):
-            continue
+    for name, head in share(wanted(args)):
         path = os.path.join(HERE, "suite", name)
-        with open(path) as f:
-            head = f.read(2000)
-        if args.quick and not re.search(r"^# lane: quick$", head, re.M):
-            continue
-        limit = re.search(r"^# timeout: (\d+)$", head, re.M)
         log = os.path.join(args.results, name + ".log")
         start = time.monotonic()
-        status = run(path, log, int(limit[1]) if limit else 120)
+        status = run(path, log, seconds(head))
         took = time.monotonic() - start
         with open(log, errors="replace") as f:
             lines = f.read().splitlines()
@@ -71,7 +94,8 @@ def main():
         for line in shown:
             print("        | " + line[:240], flush=True)
     print(", ".join(f"{n} {word}" for word, n in count.items()))
-    return 1 if count["failed"] or not count["passed"] else 0
+    # A lane may have no share.
+    return 1 if count["failed"] or not (count["passed"] or "LANE_SHARD" in os.environ) else 0
 
 
 if __name__ == "__main__":
