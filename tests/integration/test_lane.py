@@ -13,7 +13,11 @@ from unittest import mock
 from lib import ROOT
 
 FINDS = '''#!/bin/bash
-for a; do case $a in file=*/exchange,*) x=${a#file=}; x=${x%%,*} ;; esac; done
+for a; do case $a in
+    file=*/exchange,*) x=${a#file=}; x=${x%%,*} ;;
+    socket,id=console,fd=*) console=${a##*=} ;;
+esac; done
+echo "its last words" >&$console
 echo $$ >"$OUT/pid"
 tar -tf "$x" >"$OUT/given"; tar -xf "$x" -C "$OUT"
 '''
@@ -30,8 +34,6 @@ class Lane(unittest.TestCase):
         self.lane.WORK = self.path("work")
         for folder in ("work", "bin", "out", "machine"):
             os.makedirs(self.path(folder))
-        with open(self.path("work/console.log"), "w") as f:
-            f.write("its last words\n")
         self.lane.stage = os.makedirs
         self.lane.mke2fs = lambda *_: None
 
@@ -43,7 +45,7 @@ class Lane(unittest.TestCase):
         with open(self.path("bin/qemu-system-x86_64"), "w") as f:
             f.write(FINDS + script)
         os.chmod(f.name, 0o755)
-        args = argparse.Namespace(deadline=deadline, memory=100, icount=False, results=self.path("results"),
+        args = argparse.Namespace(deadline=deadline, memory=100, icount=False, log="console.log", results=self.path("results"),
                                   env=[f"{k}={v}" for k, v in env.items()], command=["echo", "a b", "it's"])
         path = self.path("bin") + ":" + os.environ["PATH"]
         with mock.patch.dict(os.environ, {"PATH": path, "OUT": self.path("out")}), open(self.path("stderr"), "w+") as err, \

@@ -10,15 +10,18 @@ build/nested/results and exits with the command's status; 125 when the lane itse
 the machine gave no sign of life for two minutes (quarter of an hour with --icount).
 """
 import argparse
+import contextlib
 import io
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -102,19 +105,43 @@ def read_exchange(path, results):
     return status
 
 
-def watch(qemu, deadline, log, silence):
-    """Waits for the machine's end: 0, 124 at the deadline, or 123 when its log, to which it writes every ten seconds, did
-    not grow for `silence` seconds."""
-    begun = grown = time.monotonic()
-    size = 0
+class Console(threading.Thread):
+    """The machine's first serial port: what it says goes to its log. QEMU 7.2 runs a nested guest's entry and exit without
+    the lock that guards a processor's pending interrupts, and so may lose that there is one: the outer kernel's timer then
+    waits until any other interrupt comes. A byte at the port is one."""
+
+    def __init__(self, log):
+        super().__init__(daemon=True)
+        self.ours, self.theirs = socket.socketpair()
+        self.log, self.heard = open(log, "wb", buffering=0), time.monotonic()
+
+    def run(self):
+        with contextlib.suppress(OSError):    # the machine is gone
+            while data := self.ours.recv(65536):
+                self.log.write(data)
+                self.heard = time.monotonic()
+
+    def nudge(self):
+        with contextlib.suppress(OSError):
+            self.ours.send(b"\n", socket.MSG_DONTWAIT)
+
+    def close(self):
+        self.ours.shutdown(socket.SHUT_RDWR)
+        self.join()
+        self.ours.close(), self.log.close()
+
+
+def watch(qemu, deadline, console, silence):
+    """Waits for the machine's end: 0, 124 at the deadline, or 123 when it, which writes every ten seconds, said nothing
+    for `silence` seconds."""
+    begun = time.monotonic()
     while qemu.poll() is None:
+        console.nudge()
         try:
-            qemu.wait(0.5)
+            qemu.wait(0.25)
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-            have = os.path.getsize(log) if os.path.exists(log) else 0
-            grown, size = (now, have) if have != size else (grown, size)
-            if now - begun >= deadline or now - grown >= silence:
+            if now - begun >= deadline or now - console.heard >= silence:
                 return 124 if now - begun >= deadline else 123
     return 0
 
@@ -140,11 +167,12 @@ def boot(args, tmp):
     def drive(path, more=""):
         return ["-drive", f"file={path},format=raw,if=virtio{more}"]
     log = os.path.join(WORK, args.log)
+    console = Console(log)
     lane = os.path.join(WORK, "lane")
     # One processor: with two, the kernel dies in code it patches.
     argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=512", "-smp", "1", "-cpu", "max,+svm,+npt", *(["-icount", "shift=1,align=off,sleep=on"] if args.icount else []),
             "-m", str(args.memory), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
-            "-serial", f"file:{log}", "-serial", "stdio",
+            "-chardev", f"socket,id=console,fd={console.theirs.fileno()}", "-serial", "chardev:console", "-serial", "stdio",
             "-kernel", os.path.join(lane, "vmlinuz"), "-initrd", os.path.join(lane, "initrd.gz"),
             "-append", "console=ttyS0 panic=1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable",
             *drive(os.path.join(lane, "root.ext4"), ",snapshot=on,cache=unsafe"),
@@ -154,14 +182,17 @@ def boot(args, tmp):
     # With a terminal on standard input the command in the lane can be talked to; else it reads end of file.
     stdin = None if sys.stdin and sys.stdin.isatty() else subprocess.DEVNULL
     started = time.monotonic()
-    qemu = subprocess.Popen(argv, stdin=stdin, env=dict(os.environ, TMPDIR=tmp))
+    qemu = subprocess.Popen(argv, stdin=stdin, env=dict(os.environ, TMPDIR=tmp), pass_fds=[console.theirs.fileno()])
+    console.theirs.close()
+    console.start()
     late = 0
     try:
-        late = watch(qemu, args.deadline, log, 900 if args.icount else 120)
+        late = watch(qemu, args.deadline, console, 900 if args.icount else 120)
     finally:
         if qemu.poll() is None:
             qemu.kill()
             qemu.wait()
+        console.close()
     status = read_exchange(exchange, args.results)
     if late == 124:
         print(f"lane: killed at its deadline, {args.deadline} s; the machine's own log: {log}", file=sys.stderr)

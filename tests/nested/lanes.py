@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command in nested lanes at once, as many as there are processors and memory for, each with its share of the
 items (LANE_SHARD=I/N), and adds up their counts. A machine that stood still is begun anew, without the items of which it
-had told (LANE_DONE): QEMU's emulation of nested SVM at times loses the outer kernel's timer for good.
+had told (LANE_DONE).
 
 usage: lanes.py [--deadline SECONDS] [--icount] [--env NAME=VALUE]... COMMAND [ARGUMENT]...
 Items are told of by lines as run-suite.py and tests/run.py write them, the counts by a last line
