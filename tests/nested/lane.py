@@ -28,6 +28,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 WORK = os.path.join(TOP, "build", "nested")
 EXCHANGE = 256 << 20
+SILENCE = 120    # seconds
 PULSE = "lane: alive"    # lane-main.sh writes it
 # Of build/ these stay out: caches, kernel trees, and other flavours of the same objects.
 LEFT_OUT = {"nested", "kernels", "fuzz", "lint", "clang", "debug"}
@@ -187,7 +188,7 @@ def boot(args, tmp):
     console.start()
     late = 0
     try:
-        late = watch(qemu, args.deadline, console, 900 if args.icount else 120)
+        late = watch(qemu, args.deadline, console, SILENCE * (8 if args.icount else 1))
     finally:
         if qemu.poll() is None:
             qemu.kill()

@@ -21,11 +21,17 @@ for kernel_name, kernel, initrd, mem in (
         ("Debian 6.1", asset("cloud-6.1", "vmlinux"), asset("cloud-6.1", "initrd.gz"), 256)):
     times = {name: [] for name in peers}
     rss = {name: [] for name in peers}
+    with open(kernel, "rb") as f:
+        f.read()    # none is the first to read it
     for _ in range(RUNS):
         for name, binary in peers.items():
-            g = Guest(kernel, initrd, ARGS, mem=mem, binary=binary)
-            g.start()
-            times[name].append(g.first_line())
+            took, asleep = None, 0.8 * min(sum(times.values(), []), default=0)
+            while took is None:
+                g = Guest(kernel, initrd, ARGS, mem=mem, binary=binary)
+                took, asleep = g.start().first_line(asleep), 0
+                if took is None:
+                    g.close()
+            times[name].append(took)
             g.up()
             rss[name].append(g.rss_kib())
             g.close()
