@@ -22,6 +22,6 @@ for version in ("6.1", "6.12"):
               root=asset("debian.ext4"), root_ro=True, mem=512, script=script, nets=["tapc0"]).start()
     console = g.script_passed()
     check(g.wait() == 0, f"exit status {g.process.returncode}")
-    check(not faults(console), faults(console))
+    check(not faults(g.console()), faults(g.console()))    # it has ended: all of it
     note(f"Debian's {version} cloud kernel: {g.up()[0][6:]}")
     g.close()

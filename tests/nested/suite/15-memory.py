@@ -25,7 +25,7 @@ for mib in (64, 128, 1024, 3072, 4096, 6144):
     console = g.script_passed()
     total = int(g.expect(r"^MemTotal: +(\d+) kB")[1]) / 1024
     check(g.wait() == 0, f"exit status {g.process.returncode}")
-    check(not faults(console), faults(console))
+    check(not faults(g.console()), faults(g.console()))    # it has ended: all of it
     # What a guest cannot see: its kernel, its page structures (1/64 of the whole) and the first MiB.
     check(total > mib * 0.97 - 40, f"{mib} MiB given, {total:.0f} MiB seen")
     high = [line for line in console.splitlines() if "System RAM" in line and int(line.split("-")[0], 16) >= 1 << 32]

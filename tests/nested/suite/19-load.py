@@ -77,7 +77,7 @@ console = g.script_passed()
 for part in range(4):
     check(f"part {part} ok" in console, f"disk part {part} did not verify")
 check(g.wait() == 0, f"exit status {g.process.returncode}")
-check(not faults(console), faults(console))
+check(not faults(g.console()), faults(g.console()))    # it has ended: all of it
 with open(data, "rb") as f:
     check(any(f.read(8 << 20)), "nothing arrived in the image")
 note(f"disk: 32 MiB written and read back by four at once in {t[1] - t[0]:.1f} s")

@@ -36,7 +36,9 @@ g.put("/cpu-config", cpuid_modifiers=[
     msr_modifiers=[{"addr": "0x8b", "bitmap": "0b" + format(MICROCODE, "064b")}])
 console = g.start().script_passed()
 check(g.wait() == 0, f"exit status {g.process.returncode}")
-check(not faults(console), faults(console))
+# Now that it has ended. One complaint is right: what a Zen 3 that lacks its microcode should worry about.
+bad = [x for x in faults(g.console()) if "Speculative Return Stack Overflow: WARNING" not in x]
+check(not bad, bad)
 seen = {}
 for cpu, num, sub, *regs in re.findall(r"^cpuid (\d+) (\w+) (\w+): (\w+) (\w+) (\w+) (\w+)$", console, re.M):
     seen[int(cpu), int(num, 16), int(sub, 16)] = [int(r, 16) for r in regs]
