@@ -28,8 +28,10 @@ CLONE_NEWNET = 0x40000000
 
 
 def need_kvm():
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        raise unittest.SkipTest("no access to /dev/kvm")
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        raise unittest.SkipTest("no access to /dev/kvm") from e
 
 
 def need_root():

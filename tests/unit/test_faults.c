@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "tests/unit/host.h"
 #include "vmm/state.h"
 
 // The linker sends these here (tests/unit/faults.mk); the `left`-th call of the control thread fails.
@@ -198,7 +199,7 @@ int main(void)
     Suite *s = suite_create("faults");
     TCase *t = tcase_create("faults");
     tcase_set_timeout(t, 300);
-    if (access("/dev/kvm", R_OK | W_OK))
+    if (!kvm_is_ours())
         printf("SKIP: every_call_fails_once: no access to /dev/kvm\n");
     else if (access("build/guests/spin.elf", R_OK))
         printf("SKIP: every_call_fails_once: the guests are not built\n");

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "tests/unit/host.h"
 #include "api-socket/ctl/merge.h"
 #include "snapshot/memfile.h"
 #include "tests/unit/snap_blob.h"
@@ -345,7 +346,7 @@ int main(void)
     suite_add_tcase(s, t);
     TCase *k = tcase_create("hostile states");
     tcase_set_timeout(k, 120);
-    if (access("/dev/kvm", R_OK | W_OK))
+    if (!kvm_is_ours())
         printf("SKIP: hostile_values: no access to /dev/kvm\n");
     else
         tcase_add_loop_test(k, hostile_values, 0, 6);

@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "tests/unit/host.h"
 #include "vmm/vcpu/state.h"
 
 #define RAM 0x10000
@@ -374,7 +375,7 @@ int main(void)
     Suite *su = suite_create("vcpu_state");
     TCase *c = tcase_create("vcpu_state");
     tcase_add_checked_fixture(c, setup, teardown);
-    if (access("/dev/kvm", R_OK | W_OK)) {
+    if (!kvm_is_ours()) {
         printf("SKIP: vcpu_state: no /dev/kvm\n");
         return EXIT_SUCCESS;
     }
