@@ -6,9 +6,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "tests/unit/host.h"
 #include "api-socket/ctl/merge.h"
 #include "snapshot/memfile.h"
+#include "tests/unit/host.h"
 #include "tests/unit/snap_blob.h"
 #include "vmm/vm_priv.h"
 

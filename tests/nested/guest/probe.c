@@ -138,15 +138,19 @@ static int msr_range(uint32_t from, uint32_t to)
     return 0;
 }
 
-// Without what ends the guest at once: the local APIC's own switch and registers, EFER, the entry
-// points of system calls and the segment bases. Those are asked for by number, each in its own guest.
+// Without what ends the guest at once or by chance: the clocks that it waits by, the local APIC's own switch and
+// registers, EFER, the entry points of system calls and the segment bases. Those are asked for by number, each in its
+// own guest.
 static int msrs(void)
 {
-    static const uint32_t ranges[][2] = {{0x0, 0x1b},
-                                         {0x1c, 0x800},
+    static const uint32_t ranges[][2] = {{0x0, 0x10},
+                                         {0x13, 0x1b},
+                                         {0x1c, 0x3b},
+                                         {0x3c, 0x6e0},
+                                         {0x6e1, 0x800},
                                          {0x880, 0x2000},
                                          {0x40000000, 0x40000200},
-                                         {0x4b564d00, 0x4b564e00},
+                                         {0x4b564d02, 0x4b564e00},
                                          {0xc0010000, 0xc0012000},
                                          {0xc0000000, 0xc0000080},
                                          {0xc0000085, 0xc0000100},

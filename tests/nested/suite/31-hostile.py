@@ -8,8 +8,10 @@ import time
 
 from lib import Guest, asset, check, note
 
-# The APIC's base, its registers, EFER, the entry points of system calls, each of the segment bases.
-FATAL = ((0x1b, 0x1c), (0x800, 0x880), (0xc0000080, 0xc0000081), (0xc0000081, 0xc0000085), (0xc0000100, 0xc0000101),
+# The TSC and kvmclock of old, TSC_ADJUST, the deadline, kvmclock; the APIC's base, its registers, EFER, the entry points of
+# system calls, each of the segment bases.
+FATAL = ((0x10, 0x13), (0x3b, 0x3c), (0x6e0, 0x6e1), (0x4b564d00, 0x4b564d02),
+         (0x1b, 0x1c), (0x800, 0x880), (0xc0000080, 0xc0000081), (0xc0000081, 0xc0000085), (0xc0000100, 0xc0000101),
          (0xc0000101, 0xc0000102), (0xc0000102, 0xc0000103))
 for what in ("ports", "mmio", "msrs", "ports 0x3f6 0x400", *(f"msrs {a:#x} {b:#x}" for a, b in FATAL), *(f"ipis {mode}" for mode in range(8))):
     g = Guest(asset("cloud-6.1", "vmlinuz"), asset("cloud-6.1", "initrd.gz"), vcpus=2, mem=256,
