@@ -167,10 +167,9 @@ static int open_disk(struct vm *vm, const struct drive_cfg *c, const struct old_
 
 static int find_drive(const struct vm *vm, const char *id)
 {
-    for (unsigned i = 0; i < vm->cfg.ndrives; i++) {
+    for (unsigned i = 0; i < vm->cfg.ndrives; i++)
         if (!strcmp(vm->cfg.drives[i].drive_id, id))
             return (int)i;
-    }
     return -1;
 }
 
@@ -214,8 +213,7 @@ int vm_put_drive(struct vm *vm, const struct drive_cfg *c, struct passed_fds *fd
         was = (struct old_disk){.fd = vm->disk[old].fd,
                                 .cow_fd = vm->disk[old].cow_fd,
                                 .ro = base_ro(&vm->cfg.drives[old])};
-    rc = open_disk(vm, c, &was, fds, &d, e);
-    if (rc)
+    if ((rc = open_disk(vm, c, &was, fds, &d, e)))
         return rc;
     unsigned at = old >= 0 ? (unsigned)old : vm->cfg.ndrives;
     if (old >= 0)
@@ -359,8 +357,6 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
             return err_set(e, errno, "path_on_host: %m");
         if ((rc = open_disk(vm, &want, &was, fds, &d, e)))
             return rc;
-        if (same_file(d.fd, was.fd))
-            close_fdp(&old);
         b = (struct blk_backing){.fd = d.fd,
                                  .cow_fd = -1,
                                  .bytes = d.bytes,
@@ -371,7 +367,7 @@ int vm_patch_drive(struct vm *vm, const char *id, const char *path, const struct
     }
     keep_limit(&want.rate_limiter, rl);
     rc = loop_call(&vm->loop, patch_blk, &p);
-    if (rc == 0) // the ring of Linux 6.1 lets the old image go, and its lock, a second late
+    if (rc == 0 && !same_file(d.fd, old)) // the ring of Linux 6.1 lets it go, and its lock, late
         blk_unlock(old);
     if (rc < 0)
         close_fdp(&d.fd);
