@@ -107,9 +107,8 @@ def read_exchange(path, results):
 
 
 class Console(threading.Thread):
-    """The machine's first serial port: what it says goes to its log. QEMU 7.2 runs a nested guest's entry and exit without
-    the lock that guards a processor's pending interrupts, and so may lose that there is one: the outer kernel's timer then
-    waits until any other interrupt comes. A byte at the port is one."""
+    """The machine's first serial port: what it says goes to its log. QEMU 7.2 at times forgets, while a nested guest runs,
+    that an interrupt is pending: the outer kernel's timer then waits until another comes. A byte at the port is one."""
 
     def __init__(self, log):
         super().__init__(daemon=True)
