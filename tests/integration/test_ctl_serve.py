@@ -245,7 +245,7 @@ class Many(ServeCase):
         s = self.serve(*VERIFY)
         calls = [self.pull(i, f"vm{i}") for i in range(self.PULLERS)]
         for i in range(self.PULLERS):
-            self.whole(i, retry=120)
+            self.whole(i, retry=300)    # one emulated processor for twenty guests
         self.assertEqual(len({self.get(i, "/rand") for i in range(self.PULLERS)}), self.PULLERS)
         for c in calls:
             self.ended(c, seconds=120)
