@@ -16,7 +16,6 @@ static void head_max(struct target *t)
 
 static void next_beyond(struct target *t)
 {
-    attack_data(t, (uint64_t)t->mem + 4096, 512);
     put_desc(t, 0, (uint64_t)t->mem, 16, DESC_NEXT, t->v->size);
     publish(t, 0);
     ring_bell(t);
