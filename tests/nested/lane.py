@@ -30,8 +30,8 @@ WORK = os.path.join(TOP, "build", "nested")
 EXCHANGE = 256 << 20
 SILENCE = 120    # seconds
 PULSE = "lane: alive"    # lane-main.sh writes it
-# Of build/ these stay out: caches, kernel trees, and other flavours of the same objects.
-LEFT_OUT = {"nested", "kernels", "fuzz", "lint", "clang", "debug"}
+# Of build/ these stay out: caches, kernel trees, and most other flavours of the same objects.
+LEFT_OUT = {"nested", "kernels", "fuzz", "lint", "clang"}
 
 
 def stage(folder):
