@@ -19,6 +19,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NESTED = os.path.join(ROOT, "tests", "nested")
+LANE_DONE = os.environ.get("LANE_DONE", "").split()
 LANE_DEADLINE = int(os.environ.get("LANE_DEADLINE", 5400))
 COUNTS = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped")
 CHECK = re.compile(r"\d+%: Checks: (\d+), Failures: (\d+), Errors: (\d+)")
@@ -42,7 +43,7 @@ def run_unit(build, only, but, tally, units=None):
     folder = os.path.join(build, "unit")
     names = sorted(n for n in os.listdir(folder) if n.startswith("test_") and wanted(n, only, but))
     if units is not None:
-        names = [n for n in share([n for n in names if n in units]) if n not in os.environ.get("LANE_DONE", "").split()]
+        names = share([n for n in names if n in units])
     for name in names:
         start = time.monotonic()
         try:
@@ -70,9 +71,9 @@ def run_unit(build, only, but, tally, units=None):
 
 
 def share(names):
-    """This lane's (LANE_SHARD=I/N), where several share the work."""
+    """This lane's (LANE_SHARD=I/N), where several share the work, less what an earlier machine did (LANE_DONE)."""
     i, n = map(int, os.environ.get("LANE_SHARD", "0/1").split("/"))
-    return names[i::n]
+    return [name for name in names[i::n] if name not in LANE_DONE]
 
 
 def name_of(test):
@@ -128,9 +129,8 @@ def run_integration(build, only, but, tally, left_out=()):
     chosen = unittest.TestSuite()
     tests = [t for t in flat(suite) if wanted(name_of(t), only, but)]
     mine = share(sorted({name_of(t).rpartition(".")[0] for t in tests}))
-    done = os.environ.get("LANE_DONE", "").split()
     for t in tests:
-        if name_of(t).rpartition(".")[0] not in mine or name_of(t) in done:
+        if name_of(t).rpartition(".")[0] not in mine or name_of(t) in LANE_DONE:
             continue
         reason = next((why for what, why in left_out if what.fullmatch(name_of(t))), None)
         if reason is None:

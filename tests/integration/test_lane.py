@@ -106,6 +106,7 @@ class Lane(unittest.TestCase):
         self.assertEqual(os.listdir(self.path("results")), ["status"])
         self.assertFalse(os.path.exists(os.path.join(self.tmp, "bad")) or os.path.exists(self.path("../bad")))
 
+
 class Shares(unittest.TestCase):
     """lanes.py with a stand-in for lane.py: what several machines counted, and one that stood still, make one sum."""
 
