@@ -163,9 +163,9 @@ class Modes(MigrationCase):
         """Where pages may not be pulled, it gets less of the processor until the link keeps up; then all of it."""
         src = self.boot(mem=128)
         self.touch(48)
-        self.get("/dirty?mib=16&rate=0")
+        self.get("/dirty?mib=24&rate=0")
         dst = self.target()
-        a, b = self.move(src, dst, mode="precopy", downtime_ms=100, bandwidth_mib_s=50, timeout_ms=60000)
+        a, b = self.move(src, dst, mode="precopy", downtime_ms=80, bandwidth_mib_s=200, timeout_ms=60000)
         self.assertEqual((a["mode"], b["faults"]), ("precopy", 0))
         self.assertGreaterEqual(a["throttle_percent"], 20, a)
         self.gone(src)
