@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 from unittest import mock
@@ -145,6 +146,22 @@ class Shares(unittest.TestCase):
             counts, said = self.run_shares(script, n=1)
             self.assertEqual(counts[1], 1, script)
             self.assertIn("FAIL the nested lane 0", said)
+
+    def test_told_to_end_it_ends_its_machine(self):
+        lanes = module("lanes")
+        args = argparse.Namespace(deadline=100, icount=False, env=[], command=["true"])
+        share = lanes.Share(0, 1, args, ["/bin/sh", "-c", "echo '  ok   test_a: 1 checks (0.1 s)'; exec sleep 100"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            t = threading.Thread(target=share.run)
+            t.start()
+            end = time.monotonic() + 10
+            while not share.done and time.monotonic() < end:
+                time.sleep(0.01)
+            share.end()
+            t.join(10)
+        self.assertFalse(t.is_alive())
+        self.assertIsNotNone(share.process.poll())
+        self.assertEqual(share.counts, [1, 1, 0])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Items are told of by lines as run-suite.py and tests/run.py write them, the coun
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -38,6 +39,11 @@ class Share:
     def __init__(self, i, n, args, argv=(sys.executable, os.path.join(HERE, "lane.py"))):
         self.i, self.n, self.args, self.argv = i, n, args, list(argv)
         self.counts, self.done, self.block, self.status = [0, 0, 0], set(), [], 125
+        self.process = None
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
 
     def show(self):
         with self.shown:
@@ -50,7 +56,7 @@ class Share:
                 "--results", os.path.join(WORK, "results", str(self.i)), "--env", f"LANE_SHARD={self.i}/{self.n}",
                 "--env", "LANE_DONE=" + " ".join(sorted(self.done)), *(["--icount"] if self.args.icount else []),
                 *(f"--env={e}" for e in self.args.env), *self.args.command]
-        p = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, errors="replace")
+        p = self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, errors="replace")
         told, counts = [0, 0, 0], None
         for line in p.stdout:
             counts = COUNTS.fullmatch(line.strip())
@@ -94,6 +100,8 @@ def main():
     n = 1 if args.icount else lanes_at_once()    # a benchmark is one run
     shares = [Share(i, n, args) for i in range(n)]
     threads = [threading.Thread(target=s.run) for s in shares]
+    # Killed from outside, the lanes must not outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: [s.end() for s in shares])
     for t in threads:
         t.start()
     for t in threads:

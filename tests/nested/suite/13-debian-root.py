@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 
-from lib import Guest, asset, check, copy_of, disk, faults, linux, note, run, tap
+from lib import Guest, asset, check, copy_of, disk, linux, no_faults, note, run, tap
 
 tap("tapd0", "172.30.0.1/24")
 BODY = os.urandom(1 << 20)
@@ -47,7 +47,7 @@ with urllib.request.urlopen("http://172.30.0.2:8080/", data=BODY, timeout=60) as
 g.script_passed()
 got = g.expect(r"^body: ([0-9a-f]{64})")[1]
 check(got == hashlib.sha256(BODY).hexdigest(), "a fetched body arrived changed")
-check(not faults(g.console()), faults(g.console()))
+no_faults(g.console())
 g.close()
 
 # Data that was fsync'd survives a reset; the file system replays its journal.

@@ -9,7 +9,7 @@ import re
 import time
 import urllib.request
 
-from lib import WORK, Guest, Monitor, asset, check, copy_of, faults, linux, note, tap
+from lib import WORK, Guest, Monitor, asset, check, copy_of, linux, no_faults, note, tap
 
 STATE, MEMORY = os.path.join(WORK, "state"), os.path.join(WORK, "memory")
 
@@ -45,7 +45,7 @@ for clone, realtime in enumerate((False, True, True)):
     first = [x for x in re.findall(TICK, m.console(), re.M) if x[3] != "0"][0]
     drawn.append(first[2])
     late[clone] = asked - int(first[1])
-    check(not faults(m.console()), faults(m.console()))
+    no_faults(m.console())
     m.close()
 check(len(set(drawn)) == len(drawn), f"clones drew the same random numbers: {drawn}")
 check(late[0] > 3 and all(abs(late[i]) < 3 for i in (1, 2)), f"wall clock behind by {late} s")
@@ -69,5 +69,5 @@ m = load()
 start = time.monotonic()
 check("/after" in answer("after"), "no answer after the restore")
 note(f"Python function answered {time.monotonic() - start:.2f} s after the restore")
-check(not faults(m.console()), faults(m.console()))
+no_faults(m.console())
 m.close()

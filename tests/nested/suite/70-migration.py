@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 
-from lib import MAYFLY, WORK, Guest, Monitor, asset, check, faults, linux, note, run, skip
+from lib import MAYFLY, WORK, Guest, Monitor, asset, check, linux, no_faults, note, run, skip
 
 SHARED, EXPORT = "/mnt/shared", "/srv/shared"
 SERVER, GUEST = "172.30.0.1", "172.30.0.2"
@@ -245,7 +245,7 @@ Outside.word = "stop"
 Guest.script_passed(m, 180)  # the last one is a Monitor that took it over
 check(m.wait() == 0, f"exit status {m.process.returncode}")
 text = "".join(consoles) + m.console()
-check(not faults(text), faults(text))
+no_faults(text)
 ticks = [(int(n), float(up)) for n, up in re.findall(r"^tick (\d+) ([\d.]+) \d+$", text, re.M)]
 check([n for n, _ in ticks] == list(range(1, len(ticks) + 1)), f"a tick is missing or came twice: {ticks}")
 check(all(x[1] <= y[1] for x, y in zip(ticks, ticks[1:])), f"time ran backwards: {ticks}")

@@ -7,7 +7,7 @@ import re
 import socket
 from statistics import median
 
-from lib import MAYFLY, PEER, Guest, asset, disk, goal, linux, listen, note, skip, tap
+from lib import MAYFLY, PEER, Guest, asset, disk, goal, linux, listen, skip, tap
 
 if not PEER:
     skip("PEER_FIRECRACKER is unset: no comparison")

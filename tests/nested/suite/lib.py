@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -299,3 +298,9 @@ def faults(text):
     """Kernel complaints that no healthy run prints."""
     return [line for line in text.splitlines()
             if re.search(r"soft lockup|hard LOCKUP|rcu.*stall|BUG:|Oops|WARNING:|^fault: |clocksource.*unstable|hung_task", line)]
+
+
+def no_faults(text, name="", but=None):
+    """`but`: a complaint that is right."""
+    bad = [line for line in faults(text) if not but or but not in line]
+    check(not bad, f"{name}: {bad}" if name else bad)

@@ -3,7 +3,7 @@
 import os
 import struct
 
-from lib import WORK, Guest, asset, check, faults, linux, note
+from lib import WORK, Guest, asset, check, linux, no_faults, note
 
 
 def without_pvh(vmlinux):
@@ -37,7 +37,7 @@ def boot(kernel, name, **kw):
     g = Guest(kernel, **kw).start()
     up = g.up()[0]
     check(g.wait() == 0, f"{name}: exit status {g.process.returncode}")
-    check(not faults(g.console()), f"{name}: {faults(g.console())}")
+    no_faults(g.console(), name)
     note(f"{name}: {up[6:]}")
     g.close()
 
