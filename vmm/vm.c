@@ -264,6 +264,10 @@ static int load_guest(struct vm *vm, struct err *e)
     if (rc == 0)
         rc = vcpu_set_boot_regs(vm->vcpu[0].fd, entry.kind == BOOT_ENTRY_LINUX64, entry.rip,
                                 entry.rsi_or_rbx, entry.rsp, entry.cr3, BOOT_GDT, BOOT_IDT, e);
+    // Memory is write-back, as firmware leaves it: where the MTRRs are off, Linux does without its PAT.
+    const struct msr_mod mtrr_def_type = {0x2ff, UINT64_MAX, 1 << 11 | 6};
+    for (unsigned i = 0; i < vm->nvcpus && rc == 0; i++)
+        rc = vcpu_apply_msr_modifiers(vm->vcpu[i].fd, &vm->caps, &mtrr_def_type, 1, e);
     for (unsigned i = 0; vm->mods && i < vm->nvcpus && rc == 0; i++)
         rc = vcpu_apply_msr_modifiers(vm->vcpu[i].fd, &vm->caps, vm->mods->msr, vm->mods->nmsr, e);
     return rc;

@@ -78,8 +78,8 @@ START_TEST(tables_are_whole)
     ck_assert_uint_eq(le64_get(f.fadt + 248), PLAT_ACPI_SLEEP);
     ck_assert_uint_eq(le64_get(f.fadt + 260), PLAT_ACPI_SLEEP + 1);
     ck_assert_uint_eq(f.dsdt[8], 2);
-    const struct area a = {BOOT_RSDP, BOOT_HIMEM - BOOT_RSDP};
-    only_written(&m, &a, 1);
+    const struct area a[] = {{BOOT_RSDP, BOOT_HIMEM - BOOT_RSDP}, {BOOT_EBDA, 1024}};
+    only_written(&m, a, 2);
 }
 END_TEST
 
@@ -108,6 +108,51 @@ START_TEST(madt_lists_processors)
         ck_assert_uint_eq(i, f.madt_len);
         ck_assert_uint_eq(cpus, rq.vcpus);
         ck_assert_uint_eq(ioapics, 1);
+    }
+}
+END_TEST
+
+// Found and walked as Linux does (arch/x86/kernel/mpparse.c).
+START_TEST(mp_tables)
+{
+    const unsigned size[] = {20, 8, 8, 8, 8}, cpus[] = {1, 2, CFG_MAX_VCPUS};
+    for (unsigned k = 0; k < ARRAY_SIZE(cpus); k++) {
+        unsigned seen[5] = {0};
+        rq.vcpus = cpus[k];
+        ck_assert_msg(acpi_write(&rq, &e) == 0, "%s", e.msg);
+        const uint8_t *f = at(&m, 639 * 1024, 16);
+        ck_assert_mem_eq(f, "_MP_", 4);
+        ck_assert_uint_eq(f[8], 1);
+        ck_assert_uint_eq(f[11], 0); // not one of the default configurations: there is a table
+        sums_to_zero(f, 16);
+        const uint32_t gpa = le32_get(f + 4);
+        const unsigned len = le16_get(at(&m, gpa, 44) + 4);
+        const uint8_t *t = at(&m, gpa, len);
+        ck_assert(gpa >= 639 * 1024 + 16 && gpa + len <= 0xa0000);
+        ck_assert_mem_eq(t, "PCMP", 4);
+        sums_to_zero(t, len);
+        ck_assert_uint_eq(le32_get(t + 36), PLAT_LAPIC);
+        unsigned off = 44, n = 0;
+        for (; off < len; off += size[t[off]], n++) {
+            ck_assert_uint_lt(t[off], 5);
+            const uint8_t *x = t + off;
+            const unsigned i = seen[x[0]]++;
+            if (x[0] == 0) {
+                ck_assert_uint_eq(x[1], i);
+                ck_assert_uint_eq(x[3], i ? 1 : 3);
+            } else if (x[0] == 2) {
+                ck_assert_uint_eq(x[1], rq.vcpus);
+                ck_assert_uint_eq(le32_get(x + 4), PLAT_IOAPIC);
+            } else if (x[0] == 3) { // pin for pin
+                ck_assert_uint_eq(x[5], i);
+                ck_assert_uint_eq(x[6], rq.vcpus);
+                ck_assert_uint_eq(x[7], i);
+            }
+        }
+        ck_assert_uint_eq(off, len);
+        ck_assert_uint_eq(n, le16_get(t + 34));
+        const unsigned want[5] = {cpus[k], 1, 1, PLAT_IOAPIC_PINS, 2};
+        ck_assert_mem_eq(seen, want, sizeof(want));
     }
 }
 END_TEST
@@ -219,6 +264,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, tables_are_whole);
     tcase_add_test(t, madt_lists_processors);
+    tcase_add_test(t, mp_tables);
     tcase_add_test(t, any_number_of_devices);
     tcase_add_test(t, acpica_agrees);
     tcase_add_test(t, identity);

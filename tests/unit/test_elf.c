@@ -282,7 +282,8 @@ START_TEST(boot_linux64_sizes)
         ck_assert_uint_eq(le64_get(at(&g, (pd & ~0xfffULL) + 8, 8)), 0x200083);
         const struct area ok[] = {
             {BOOT_GDT, 0x28},     {BOOT_ZERO_PAGE, 4096}, {BOOT_PML4, 3 * 4096}, {BOOT_CMDLINE, 14},
-            {BOOT_RSDP, 0x20000}, {0x100000, 4096},       {0x1f0000, 4000},      {addr, len}};
+            {BOOT_RSDP, 0x20000}, {0x100000, 4096},       {0x1f0000, 4000},      {addr, len},
+            {BOOT_EBDA, 1024}};
         only_written(&g, ok, ARRAY_SIZE(ok));
         mem_free(&g);
     }
@@ -320,9 +321,9 @@ START_TEST(boot_pvh)
     }
     ck_assert_uint_eq(r[1].type, E820_RESERVED); // the hole with ACPI, VMGenID and VMClock
     ck_assert(r[1].addr <= 0xd0000 && r[1].addr + r[1].size == BOOT_HIMEM);
-    const struct area ok[] = {{BOOT_GDT, 0x28},      {BOOT_PVH_INFO, 256}, {BOOT_CMDLINE, 14},
-                              {BOOT_RSDP, 0x20000},  {0x100000, 4096},     {0x1f0000, 4000},
-                              {4 * MIB - 4096, 4096}};
+    const struct area ok[] = {{BOOT_GDT, 0x28},       {BOOT_PVH_INFO, 256}, {BOOT_CMDLINE, 14},
+                              {BOOT_RSDP, 0x20000},   {0x100000, 4096},     {0x1f0000, 4000},
+                              {4 * MIB - 4096, 4096}, {BOOT_EBDA, 1024}};
     only_written(&m, ok, ARRAY_SIZE(ok));
 }
 END_TEST

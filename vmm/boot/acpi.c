@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ACPI tables (ACPI 6.3): RSDP, XSDT, FADT of a hardware-reduced machine, MADT, DSDT.
+// ACPI tables (ACPI 6.3): RSDP, XSDT, FADT of a hardware-reduced machine, MADT, DSDT; MP tables.
 #include "vmm/boot/load.h"
 #include "vmm/dev/platform.h"
 
@@ -284,6 +284,36 @@ static uint64_t madt(struct place *at, unsigned vcpus)
     return emit(at, &t);
 }
 
+// The tables of Intel's MultiProcessor Specification 1.4, chapter 4. Who has ACPI needs none, but Linux looks for them all
+// the same, and one that finds none goes through the BIOS's 64 KiB, remapping them every 16 bytes: 4.9 million
+// instructions in 6.12.
+static bool mp_write(const struct boot_request *rq)
+{
+    struct table t = {.n = 44, .p = "PCMP\0\0\4"}; // header of 44 bytes, specification 1.4
+    const uint8_t id = (uint8_t)rq->vcpus;         // of the IOAPIC: the first that no processor has
+    uint8_t ioapic[8] = {2, id, 0x20, 1};          // version as it says itself, usable
+    uint8_t found[16] = "_MP_\0\0\0\0\1\4";        // 1: length in 16 bytes
+
+    memcpy(t.p + 8, "MAYFLY  MAYFLYVM    ", 20);
+    le16_put(t.p + 34, (uint16_t)(rq->vcpus + 2 + PLAT_IOAPIC_PINS + 2));
+    le32_put(t.p + 36, (uint32_t)PLAT_LAPIC);
+    for (unsigned i = 0; i < rq->vcpus; i++) // type 0: enabled, the first one boots; FPU and APIC
+        put(&t, (const uint8_t[20]){0, (uint8_t)i, 0x14, i ? 1 : 3, [8] = 1, [9] = 2}, 20);
+    put(&t, "\1\0ISA   ", 8); // bus 0
+    le32_put(ioapic + 4, (uint32_t)PLAT_IOAPIC);
+    put(&t, ioapic, sizeof(ioapic));
+    for (unsigned i = 0; i < PLAT_IOAPIC_PINS; i++) // type 3: as the bus has them, edge and high
+        put(&t, (const uint8_t[8]){3, [5] = (uint8_t)i, [6] = id, [7] = (uint8_t)i}, 8);
+    put(&t, (const uint8_t[8]){4, 3}, 8);                // ExtINT to LINT0 of the first processor
+    put(&t, (const uint8_t[8]){4, 1, [6] = 0xff, 1}, 8); // NMI to LINT1 of all
+    le16_put(t.p + 4, (uint16_t)t.n);
+    t.p[7] = checksum(t.p, t.n);
+    le32_put(found + 4, BOOT_EBDA + sizeof(found));
+    found[10] = checksum(found, sizeof(found));
+    return mem_write(rq->mem, BOOT_EBDA, found, sizeof(found)) == 0 &&
+           mem_write(rq->mem, BOOT_EBDA + sizeof(found), t.p, t.n) == 0;
+}
+
 int acpi_write(const struct boot_request *rq, struct err *e)
 {
     struct place at = {.m = rq->mem, .next = BOOT_RSDP + 64};
@@ -300,7 +330,8 @@ int acpi_write(const struct boot_request *rq, struct err *e)
     le64_put(rsdp + 24, x);
     rsdp[8] = checksum(rsdp, 20);
     rsdp[32] = checksum(rsdp, sizeof(rsdp));
-    if (!d || !list[0] || !list[1] || !x || mem_write(rq->mem, BOOT_RSDP, rsdp, sizeof(rsdp)) < 0)
+    if (!d || !list[0] || !list[1] || !x || mem_write(rq->mem, BOOT_RSDP, rsdp, sizeof(rsdp)) < 0 ||
+        !mp_write(rq))
         return err_set(e, EFBIG, "ACPI tables do not fit below 1 MiB");
     return 0;
 }

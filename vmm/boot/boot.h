@@ -10,8 +10,8 @@
 // 0x18; code is 64-bit for LINUX64, 32-bit for PVH), IDT 0x520, PVH start
 // info 0x6000, zero page 0x7000, boot stack 0x8ff0, page tables from 0x9000 to at most 0xdfff, command
 // line 0x20000, ACPI tables from the RSDP at 0xe0000 on, kernel at or above 1 MiB, initrd page-aligned
-// at the top of low RAM. 0x9fc00 to 1 MiB is reserved in the guest's memory map; VMGenID and VMClock
-// lie there too (vmm/boot/identity.h, which the caller of boot_load also calls).
+// at the top of low RAM. 0x9fc00 to 1 MiB is reserved in the guest's memory map and begins with the MP tables; VMGenID
+// and VMClock lie there too (vmm/boot/identity.h, which the caller of boot_load also calls).
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
