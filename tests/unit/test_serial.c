@@ -62,7 +62,7 @@ START_TEST(divisor_hides_data)
     serial_write(&s, 3, 0x03);
     ck_assert_uint_eq(serial_read(&s, 1), 0);
     uint8_t b;
-    ck_assert_uint_eq(serial_tx_take(&s, &b, 1), 0); // a divisor byte is no output
+    ck_assert_uint_eq(serial_tx_take(&s, &b, 1, false), 0); // a divisor byte is no output
 }
 END_TEST
 
@@ -114,11 +114,33 @@ START_TEST(a_full_ring_loses_and_counts)
     ck_assert_uint_eq(wakes, 1); // only when it was empty
     ck_assert_uint_eq(s.lost, 10);
     static uint8_t out[SERIAL_TX_RING + 10];
-    ck_assert_uint_eq(serial_tx_take(&s, out, 100), 100);
-    ck_assert_uint_eq(serial_tx_take(&s, out + 100, sizeof(out) - 100), SERIAL_TX_RING - 100);
+    ck_assert_uint_eq(serial_tx_take(&s, out, 100, false), 100);
+    ck_assert_uint_eq(serial_tx_take(&s, out + 100, sizeof(out) - 100, false),
+                      SERIAL_TX_RING - 100);
     for (unsigned i = 0; i < SERIAL_TX_RING; i++)
         ck_assert_uint_eq(out[i], (uint8_t)i);
     serial_write(&s, 0, '!');
+    ck_assert_uint_eq(wakes, 2);
+}
+END_TEST
+
+START_TEST(a_watched_ring_wakes_when_half_full)
+{
+    static uint8_t out[SERIAL_TX_RING];
+    ck_assert_uint_eq(serial_tx_take(&s, out, 1, true), 0);
+    for (unsigned i = 0; i < SERIAL_TX_RING / 2 - 1; i++)
+        serial_write(&s, 0, 'a');
+    ck_assert_uint_eq(wakes, 0);
+    serial_write(&s, 0, 'a');
+    ck_assert_uint_eq(wakes, 1);
+    serial_write(&s, 0, 'a');
+    ck_assert_uint_eq(wakes, 1);
+    ck_assert_uint_eq(serial_tx_take(&s, out, sizeof(out), false), SERIAL_TX_RING / 2 + 1);
+    serial_write(&s, 0, 'a'); // what was taken says nothing of who looks when there is no more
+    ck_assert_uint_eq(wakes, 1);
+    ck_assert_uint_eq(serial_tx_take(&s, out, sizeof(out), true), 1);
+    ck_assert_uint_eq(serial_tx_take(&s, out, sizeof(out), false), 0);
+    serial_write(&s, 0, 'a'); // nobody looks any more
     ck_assert_uint_eq(wakes, 2);
 }
 END_TEST
@@ -148,7 +170,7 @@ START_TEST(loopback_keeps_to_itself)
     for (unsigned i = 0; i <= SERIAL_RX_FIFO; i++)
         serial_write(&s, 0, 'L');
     uint8_t b;
-    ck_assert_uint_eq(serial_tx_take(&s, &b, 1), 0);
+    ck_assert_uint_eq(serial_tx_take(&s, &b, 1, false), 0);
     ck_assert_uint_eq(irqs, 1); // overrun
     ck_assert_uint_eq(serial_read(&s, 2), 0x06);
     ck_assert_uint_eq(serial_read(&s, 5), 0x63);
@@ -217,6 +239,7 @@ int main(void)
     tcase_add_test(t, thr_empty_interrupts);
     tcase_add_test(t, input_interrupts_and_order);
     tcase_add_test(t, a_full_ring_loses_and_counts);
+    tcase_add_test(t, a_watched_ring_wakes_when_half_full);
     tcase_add_test(t, full_input_waits_and_wakes);
     tcase_add_test(t, loopback_keeps_to_itself);
     tcase_add_test(t, state_round_trips_without_a_pulse);

@@ -62,6 +62,7 @@ struct serial {
     uint8_t tx[SERIAL_TX_RING];
     uint32_t tx_head, tx_tail; // free-running
     bool irq_high;             // last computed INTR line: a pulse is sent on its rise
+    bool watched;              // the ring is looked at again without a wake
     bool rx_refused;           // serial_rx_room said 0 and no wake has followed
     void (*irq)(void *ctx);    // pulse COM1's GSI; no lock held
     void (*wake)(void *ctx); // device thread: drain the ring, or input has room again; no lock held
@@ -74,7 +75,8 @@ struct serial {
 void serial_init(struct serial *s, void (*irq)(void *), void (*wake)(void *), void *ctx);
 uint8_t serial_read(struct serial *s, unsigned off);
 void serial_write(struct serial *s, unsigned off, uint8_t v);
-size_t serial_tx_take(struct serial *s, uint8_t *buf, size_t n); // device thread
+// Device thread. Of an empty ring: whether the caller looks again by itself, soon, so that the next byte need not wake it.
+size_t serial_tx_take(struct serial *s, uint8_t *buf, size_t n, bool watch);
 size_t serial_rx_room(struct serial *s);
 size_t serial_rx_put(struct serial *s, const uint8_t *buf, size_t n);
 void serial_save(struct serial *s, struct serial_state *out);

@@ -132,8 +132,8 @@ uint8_t serial_read(struct serial *s, unsigned off)
     return v;
 }
 
-// A byte leaves the transmitter: to the receiver in loopback, else to the ring. True when the ring
-// was empty.
+// A byte leaves the transmitter: to the receiver in loopback, else to the ring. True when whoever
+// drains it must be told: of the first byte, or, where it looks again by itself, of a ring half full.
 static bool transmit(struct serial *s, uint8_t v)
 {
     struct serial_state *r = &s->s;
@@ -150,7 +150,7 @@ static bool transmit(struct serial *s, uint8_t v)
         return false;
     }
     s->tx[s->tx_head++ % SERIAL_TX_RING] = v;
-    return s->tx_head - s->tx_tail == 1;
+    return s->tx_head - s->tx_tail == (s->watched ? SERIAL_TX_RING / 2 : 1);
 }
 
 void serial_write(struct serial *s, unsigned off, uint8_t v)
@@ -200,10 +200,12 @@ void serial_write(struct serial *s, unsigned off, uint8_t v)
     unlock_and_tell(s, wake);
 }
 
-size_t serial_tx_take(struct serial *s, uint8_t *buf, size_t n)
+size_t serial_tx_take(struct serial *s, uint8_t *buf, size_t n, bool watch)
 {
     pthread_mutex_lock(&s->lock);
     n = MIN(n, (size_t)(s->tx_head - s->tx_tail));
+    if (n == 0)
+        s->watched = watch;
     for (size_t i = 0; i < n; i++)
         buf[i] = s->tx[s->tx_tail++ % SERIAL_TX_RING];
     pthread_mutex_unlock(&s->lock);
