@@ -7,7 +7,7 @@ usage: lane.py [--deadline SECONDS] [--memory MIB] [--icount] [--log NAME] [--re
 
 Copies the checkout in on a disk, runs the command there, passes its output through, brings /results back to
 build/nested/results and exits with the command's status; 125 when the lane itself failed, 124 at the deadline, 123 when
-the machine gave no sign of life for two minutes (six with --icount).
+the machine gave no sign of life for two minutes (ten with --icount).
 """
 import argparse
 import contextlib
@@ -189,7 +189,7 @@ def boot(args, tmp):
     console.start()
     late = 0
     try:
-        late = watch(qemu, args.deadline, console, SILENCE * (3 if args.icount else 1))
+        late = watch(qemu, args.deadline, console, SILENCE * (5 if args.icount else 1))
     finally:
         if qemu.poll() is None:
             qemu.kill()
