@@ -272,6 +272,7 @@ static int run(struct monitor *m)
     } while (rc == 0 && !vm_ended(m->vm));
     if (rc > 0)
         vm_stop(m->vm, "a signal asked for it");
+    vm_flush_console(m->vm); // before our own last line, which may go to the same place
     enum vm_exit status = vm_exit_status(m->vm, &why);
     if (rc >= 0 && status == VM_EXIT_OK)
         LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);

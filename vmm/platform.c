@@ -358,7 +358,7 @@ static int flush_out(void *ctx)
     return 0;
 }
 
-void platform_serial_flush(struct vm *vm)
+void vm_flush_console(struct vm *vm)
 {
     loop_call(&vm->loop, flush_out, vm);
 }

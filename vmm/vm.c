@@ -170,7 +170,7 @@ void vm_free(struct vm *vm)
     atomic_store(&vm->lineage.ending, true);
     vm_wake_helper(vm);
     helper_end(&vm->helper);
-    platform_serial_flush(vm);
+    vm_flush_console(vm);
     loop_end(&vm->loop);
     if (vm->metrics_fd >= 0)
         vm_emit_metrics(vm);

@@ -116,6 +116,7 @@ void vm_hold(struct vm *vm);
 void vm_release(struct vm *vm);
 int vm_ctrl_alt_del(struct vm *vm, struct err *e);
 int vm_flush_metrics(struct vm *vm, struct err *e);
+void vm_flush_console(struct vm *vm); // what the guest wrote last, as far as the reader takes it
 
 // ---- after the start
 // path: NULL leaves the image, rl NULL (or absent buckets) the limits.

@@ -133,8 +133,6 @@ int platform_log_fd(
 int platform_serial_open(struct vm *vm, const char *path, struct passed_fds *fds, struct err *e);
 void platform_serial_attach(struct vm *vm); // (D) at the start of the device thread's life
 void platform_serial_close(struct vm *vm);
-void platform_serial_flush(
-    struct vm *vm); // (D) what the guest wrote last, as far as the reader takes it
 void platform_serial_ready(void *vm);      // (D) ops->serial
 void platform_serial_event(struct vm *vm); // (D) a poll or timer of SLOT_SERIAL fired
 

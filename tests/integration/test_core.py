@@ -427,6 +427,12 @@ class Platform(GuestCase):
             m.wait_for(lost, 20, "bytes that a full console loses")
         m.patch("/vm", state="Paused")
 
+    def test_the_guests_last_words_come_before_the_monitors(self):
+        m = self.monitor(log=False)
+        m.boot("bytes=1000", kernel=guest("serialflood"))
+        self.assertEqual(m.wait_exit(), 0, m.err())
+        self.assertRegex(m.out(), "\nserialflood: done\n[^\n]*Mayfly ends")
+
     def test_stalled_vcpu_is_reported_and_not_killed(self):
         metrics = self.disk(0)
         m = self.monitor("--metrics-path", metrics)
