@@ -29,6 +29,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 WORK = os.path.join(TOP, "build", "nested")
 EXCHANGE = 256 << 20
 SILENCE = 120    # seconds
+NUDGE = 0.05     # what an interrupt that QEMU forgets costs at most
 PULSE = "lane: alive"    # lane-main.sh writes it
 # Of build/ these stay out: caches, kernel trees, and most other flavours of the same objects.
 LEFT_OUT = {"nested", "kernels", "fuzz", "lint", "clang"}
@@ -138,7 +139,7 @@ def watch(qemu, deadline, console, silence):
     while qemu.poll() is None:
         console.nudge()
         try:
-            qemu.wait(0.25)
+            qemu.wait(NUDGE)
         except subprocess.TimeoutExpired:
             now = time.monotonic()
             if now - begun >= deadline or now - console.heard >= silence:

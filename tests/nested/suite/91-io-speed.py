@@ -11,7 +11,7 @@ from lib import MAYFLY, PEER, Guest, asset, disk, goal, linux, listen, skip, tap
 
 if not PEER:
     skip("PEER_FIRECRACKER is unset: no comparison")
-RUNS, MIB = 3, 4
+RUNS, MIB = 5, 8
 CHUNK = bytes(1 << 20)
 tap("taps0", "172.29.1.1/24")
 
