@@ -272,16 +272,22 @@ static int run(struct monitor *m)
     } while (rc == 0 && !vm_ended(m->vm));
     if (rc > 0)
         vm_stop(m->vm, "a signal asked for it");
-    vm_flush_console(m->vm); // before our own last line, which may go to the same place
     enum vm_exit status = vm_exit_status(m->vm, &why);
+    // An orderly end would touch memory that is gone, or wait for pages that do not come.
+    bool orderly = status != VM_EXIT_MEMORY;
+    if (orderly) {
+        api_close(m->api);
+        orderly = migration_end(m->vm);
+    }
+    if (orderly)
+        vm_flush_console(m->vm); // before our own last line, which may go to the same place
     if (rc >= 0 && status == VM_EXIT_OK)
         LOG_I(vm_log(m->vm), "Mayfly ends: %s", why);
     else
         complain(rc < 0 ? strerror(-rc) : why);
-    if (status == VM_EXIT_MEMORY) // an orderly end would touch the memory that is gone
+    if (status == VM_EXIT_MEMORY)
         _exit(VM_EXIT_MEMORY);
-    api_close(m->api);
-    if (migration_end(m->vm))
+    if (orderly)
         vm_free(m->vm);
     return rc < 0 ? VM_EXIT_HOST : (int)status;
 }

@@ -518,6 +518,17 @@ class Failures(MigrationCase):
         self.assertGreaterEqual(sum(b["fault_latency_log2_us"]), b["requests"] - 8)
         wait(src)
 
+    def test_a_signal_ends_a_target_that_waits_for_pages(self):
+        w = HeldAfterCommit()
+        self.addCleanup(w.close)
+        src, dst = self.begin_slow("postcopy", wire=w)
+        self.pulling(dst)
+        end = time.monotonic() + 4
+        while "device" not in waiting_for_pages(dst.p.pid):
+            self.assertLess(time.monotonic(), end)
+        dst.p.terminate()
+        self.assertEqual(dst.wait_exit(), 0)
+
     def test_arbiter_out_of_reach(self):
         """Nobody runs while the record cannot be had, and it is said why; when it can, one does."""
         src, dst = self.begin_slow("precopy", mib=8)
