@@ -27,8 +27,8 @@ atexit.register(shutil.rmtree, WORK, True)
 
 
 # Where time counts instructions (lane.py --icount), QEMU 7.2 delivers an interrupt that KVM injects once more if its slice
-# ends before the guest leaves for any other reason, whether or not the guest takes interrupts: in its timer's handler, with
-# the run queue locked, Debian's 6.1 met itself in two boots of two. A guest that ends its interrupts by leaving has not yet
+# ends before the guest leaves for any other reason, whether or not the guest takes interrupts: Debian's 6.1 met itself in its
+# timer's handler, with the run queue locked. A guest that ends its interrupts by leaving has not yet
 # locked anything then. For every monitor alike.
 NO_PV_EOI = {"cpuid_modifiers": [{"leaf": "0x40000001", "subleaf": "0x0", "flags": 0, "modifiers": [
     {"register": "eax", "bitmap": "0b" + "x" * 25 + "0" + "x" * 6}]}]}
@@ -304,13 +304,9 @@ class Guest(Monitor):
         return self.console()
 
 
-def faults(text):
-    """Kernel complaints that no healthy run prints."""
-    return [line for line in text.splitlines()
-            if re.search(r"soft lockup|hard LOCKUP|rcu.*stall|BUG:|Oops|WARNING:|^fault: |clocksource.*unstable|hung_task", line)]
-
-
 def no_faults(text, name="", but=None):
-    """`but`: a complaint that is right."""
-    bad = [line for line in faults(text) if not but or but not in line]
+    """Of the kernel's complaints that no healthy run prints. `but`: one that is right."""
+    bad = [line for line in text.splitlines()
+           if re.search(r"soft lockup|hard LOCKUP|rcu.*stall|BUG:|Oops|WARNING:|^fault: |clocksource.*unstable|hung_task", line)
+           and not (but and but in line)]
     check(not bad, f"{name}: {bad}" if name else bad)
